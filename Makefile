@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test check docs clean
+
+help:  ## Show what each target does.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+.venv/.core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: .venv/.core
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: .venv/.core  ## The whole loop on the care desk: teach, sample, label, tune, prove. Under five minutes.
+	$(BIN)/preftune demo
+
+check: .venv/.dev  ## Format, lint, types, imports.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: .venv/.dev  ## Every test, two at a time.
+	$(BIN)/pytest -n 2 --dist worksteal
+
+docs: .venv/.core  ## Write docs/cli.md anew from the commands themselves.
+	$(BIN)/python -m preftune.cli.reference docs/cli.md
+
+clean:  ## Remove the environment and caches.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

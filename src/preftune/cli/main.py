@@ -1,0 +1,63 @@
+"""`preftune`: the whole of preference tuning as commands that can be chained."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from preftune import __version__
+from preftune.cli import data, data_check, data_preview, demo, evaluate, model, sample, train
+from preftune.errors import PreftuneError
+
+app = typer.Typer(
+    name="preftune",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Preference tuning of language models: from comparisons to a model proven better.",
+)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(f"preftune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True),
+) -> None:
+    """Preference tuning of language models: from comparisons to a model proven better.
+
+    Start here: preftune demo
+    """
+
+
+for part in (data, data_check, data_preview, model, train, sample, evaluate, demo):
+    part.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except PreftuneError as error:
+        typer.echo(f"error: {error}", err=True)
+        return 2
+    except typer.Exit as left:
+        return left.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("stopped", err=True)
+        return 130
+    except Exception as error:
+        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+            raise
+        error.show()
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Progress bars with time left, on standard error; silent when it is not a terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Advance(Protocol):
+    """Moves the bar on; `note` is short text at its right end, such as the loss."""
+
+    def __call__(self, steps: int = 1, *, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(label: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+    """Yield a function that advances a bar of `total` steps, `done` of them done before."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total, completed=done, note="")
+
+        def advance(steps: int = 1, *, note: str = "") -> None:
+            bar.update(task, advance=steps, note=note)
+
+        yield advance
