@@ -18,7 +18,8 @@ from rich.progress import (
 class Advance(Protocol):
     """Moves the bar on; `note` is short text at its right end, such as the loss."""
 
-    def __call__(self, steps: int = 1, *, note: str = "") -> None: ...
+    def __call__(self, steps: int = 1, *, note: str = "") -> None:
+        """Add `steps` to the bar."""
 
 
 @contextmanager

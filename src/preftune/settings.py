@@ -66,12 +66,12 @@ def build(cls: type[T], flat: Mapping[str, Any], *, where: str = "settings") -> 
     try:
         filled = msgspec.convert(_nest(cls, flat), cls, strict=False)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, SettingsError):  # raised by the class itself
+            raise SettingsError(f"{where}: {error.__cause__}") from error
         what, _, at = str(error).partition(" - at `$.")
         name = at.rstrip("`").rsplit(".", 1)[-1]
         got = f", got {flat[name]!r}" if name in flat else ""
         raise SettingsError(f"{where}: {name}: {what}{got}. {known[name].help}") from error
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from error
     return filled
 
 

@@ -16,8 +16,8 @@ from preftune.errors import DataError
 Role = Literal["system", "user", "assistant", "tool"]
 PromptOrigin = Literal["log", "written", "synthetic", "unknown"]
 ResponseOrigin = Literal["sampled", "logged", "rewritten", "written", "unknown"]
-RaterKind = Literal["human", "judge", "rule", "unknown"]
-JudgmentKind = Literal["binary", "scale", "ranking", "rewrite", "tie"]
+RaterKind = Literal["human", "judge", "rule", "simulated", "unknown"]
+JudgmentKind = Literal["binary", "scale", "ranking", "rewrite", "tie", "unparsed"]
 
 GRADES = (
     "first much better",
@@ -98,7 +98,9 @@ class Comparison:
 
     def __post_init__(self) -> None:
         if len(self.responses) < 2:
-            raise DataError(f"comparison {self.id}: {len(self.responses)} response. Show two or more.")
+            raise DataError(
+                f"comparison {self.id}: {len(self.responses)} response. Show two or more."
+            )
 
     def swap(self) -> "Comparison":
         """Return the same comparison shown in the reverse order, under an id of its own."""
@@ -108,7 +110,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rater:
-    """Who judged: a person, a judge model or a rule."""
+    """Who judged: a person, a judge model, a rule, or a simulated person (never shown as human)."""
 
     id: str
     kind: RaterKind = "unknown"
@@ -120,8 +122,10 @@ class Judgment:
 
     `binary` has `choice`; `scale` has `grade` 1..7 (4 is about equal, see `GRADES`); `ranking` has
     groups of positions, best first, tied positions in one group; `rewrite` has the new response;
-    `tie` has none of them. `scores` are absolute marks per response in the rater's own units, such
-    as 0–100 ratings or acceptable 1 / 0. `said` is the label exactly as the source wrote it.
+    `tie` has none of them. `unparsed` has none either and is no verdict: a judge's answer, kept in
+    `said` or `why`, in which no verdict was found; it is counted and never scored. `scores` are
+    absolute marks per response in the rater's own units, such as 0–100 ratings or acceptable 1 / 0.
+    `said` is the label exactly as the source wrote it, `at` when it was given (ISO 8601).
     """
 
     id: str
@@ -138,6 +142,7 @@ class Judgment:
     why: str = ""
     guideline: str = ""
     seconds: float | None = None
+    at: str = ""
 
     def __post_init__(self) -> None:
         needed = {"binary": "choice", "scale": "grade", "ranking": "ranking", "rewrite": "rewrite"}
@@ -200,7 +205,9 @@ class PreferencePair:
         if self.strength is not None and not 0 <= self.strength <= 3:
             raise DataError(f"pair {self.id}: strength {self.strength}. Strength runs from 0 to 3.")
         if not 0.0 <= self.probability <= 1.0:
-            raise DataError(f"pair {self.id}: probability {self.probability}. Use a number in 0..1.")
+            raise DataError(
+                f"pair {self.id}: probability {self.probability}. Use a number in 0..1."
+            )
         if not 0.0 <= self.weight < float("inf"):
             raise DataError(f"pair {self.id}: weight {self.weight}. Use a number >= 0.")
 
@@ -253,7 +260,14 @@ class Demonstration:
 
 
 Record = (
-    PreferencePair | RankedList | UnpairedRow | Demonstration | Prompt | Response | Comparison | Judgment
+    PreferencePair
+    | RankedList
+    | UnpairedRow
+    | Demonstration
+    | Prompt
+    | Response
+    | Comparison
+    | Judgment
 )
 
 
@@ -265,7 +279,9 @@ def content_id(prefix: str, *parts: object) -> str:
 
 def make_prompt(*messages: Message, **fields: Any) -> Prompt:
     """Return a prompt whose id is the hash of its messages and tools."""
-    return Prompt(id=content_id("p", messages, fields.get("tools", ())), messages=messages, **fields)
+    return Prompt(
+        id=content_id("p", messages, fields.get("tools", ())), messages=messages, **fields
+    )
 
 
 def user(content: str) -> Message:

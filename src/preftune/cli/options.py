@@ -40,13 +40,19 @@ def from_flags(cls: type[T], run: Callable[[T], None]) -> Callable[..., None]:
 def _parameter(name: str, kind: Any, help_text: str) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     names = (f"{flag}/--no-{flag[2:]}",) if bool in (kind, *get_args(kind)) else (flag,)
-    annotation = Annotated[_typer_type(kind), typer.Option(*names, help=help_text, show_default=False)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    annotation = Annotated[
+        _typer_type(kind), typer.Option(*names, help=help_text, show_default=False)
+    ]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
 def _typer_type(kind: Any) -> Any:
     """Return a type typer understands: a choice is shown as text, `build` checks it."""
-    parts = [part for part in get_args(kind) if part is not type(None)] if _is_union(kind) else [kind]
+    parts = (
+        [part for part in get_args(kind) if part is not type(None)] if _is_union(kind) else [kind]
+    )
     part = str if get_origin(parts[0]) is Literal else parts[0]
     if get_origin(part) is tuple:
         return list[get_args(part)[0]] | None  # type: ignore[misc]

@@ -1,7 +1,62 @@
-"""Commands of the train stage."""
+"""`preftune train sft | reward | direct`: one command per method, every setting a flag."""
+
+from pathlib import Path
 
 import typer
+
+from preftune.cli.options import from_flags
+from preftune.training.settings import DirectSettings, RewardSettings, SftSettings
+
+group = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Train a model in a run folder."
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
+    app.add_typer(group, name="train")
+    for name, settings, run in (
+        ("sft", SftSettings, sft),
+        ("reward", RewardSettings, reward),
+        ("direct", DirectSettings, direct),
+    ):
+        group.command(name)(from_flags(settings, run))
+
+
+def sft(settings: SftSettings) -> None:
+    """Supervised fine-tuning: imitate the response of each row.
+
+    Example: preftune train sft --model base --data chats.jsonl --out runs/sft --lr 1e-3
+    """
+    from preftune.training.sft import train
+
+    _show(train(settings))
+
+
+def reward(settings: RewardSettings) -> None:
+    """Train a Bradley–Terry reward model on preference pairs.
+
+    Example: preftune train reward --model base --data train.jsonl --held-out test.jsonl
+    --out runs/reward
+    """
+    from preftune.training.reward import train
+
+    _show(train(settings))
+
+
+def direct(settings: DirectSettings) -> None:
+    """Direct preference optimisation (DPO) of an SFT model on preference pairs.
+
+    Example: preftune train direct --model runs/sft/final --data train.jsonl --out runs/dpo
+    --beta 0.1 --nll-weight 0.2
+    """
+    from preftune.training.direct import train
+
+    _show(train(settings))
+
+
+def _show(final: Path) -> None:
+    """Print how the run ended: first and last loss, warnings, held-out accuracy, where it is."""
+    from preftune.training.summary import summary
+
+    typer.echo(summary(final.parent))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from preftune.errors import DataError
 from preftune.types import Record
 
 
@@ -15,13 +16,25 @@ class Problem:
     fatal: bool = True
 
 
+class RefusedError(DataError):
+    """A row cannot be read, or a record cannot be held; the caller knows file and line."""
+
+    def __init__(self, kind: str, what: str, fix: str) -> None:
+        super().__init__(kind, what, fix)
+        self.problem = Problem(kind=kind, what=what, fix=fix)
+
+    def __str__(self) -> str:
+        return f"{self.problem.what}. {self.problem.fix}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scanned:
-    """One row of a file: its record where one could be built (even from a bad row), its problems."""
+    """One row of a file: its problems, and its record where one could be built (even a bad one)."""
 
     line: int  # 1-based line of a text file, row number of a Parquet file
     record: Record | None
     problems: tuple[Problem, ...] = ()
+    raw: str = ""  # the row as the file has it; kept of refused rows only
 
     @property
     def usable(self) -> bool:

@@ -1,1 +1,1 @@
-"""engine."""
+"""One core under every method: the log-probability, per token, of responses given prompts."""

@@ -1,1 +1,1 @@
-"""losses."""
+"""Losses as pure functions: tensors and floats in, one number per pair or token out, in nats."""

@@ -1,0 +1,32 @@
+"""Settings of the optimiser; they load no torch, so that the command line can show them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerSettings:
+    """AdamW, its schedule, and how much makes up a step."""
+
+    lr: Annotated[float, Meta(gt=0, description="Peak learning rate.")] = 1e-4
+    epochs: Annotated[float, Meta(gt=0, description="Passes over the rows; may be a fraction.")] = (
+        1.0
+    )
+    batch_size: Annotated[int, Meta(ge=1, description="Rows (pairs) per optimiser step.")] = 16
+    micro_batch: Annotated[
+        int, Meta(ge=0, description="Rows per forward; 0: the whole step at once. Same result.")
+    ] = 0
+    schedule: Annotated[Schedule, Meta(description="Learning rate after warm-up.")] = "cosine"
+    warmup_frac: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the steps that warm up linearly.")
+    ] = 0.05
+    weight_decay: Annotated[float, Meta(ge=0, description="AdamW decay of matrices.")] = 0.0
+    adam_beta1: Annotated[float, Meta(ge=0, lt=1, description="AdamW momentum.")] = 0.9
+    adam_beta2: Annotated[float, Meta(ge=0, lt=1, description="AdamW second moment.")] = 0.98
+    max_grad_norm: Annotated[
+        float, Meta(ge=0, description="Clip the gradient to this norm; 0: never.")
+    ] = 1.0

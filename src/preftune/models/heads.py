@@ -1,0 +1,172 @@
+"""Reward models: a backbone and one linear output, read at the token that has seen everything."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from preftune.errors import ModelError
+from preftune.files import write_json
+from preftune.models.adapters import add_lora
+from preftune.models.chat import Chat
+from preftune.models.load import load_backbone, read_config, save_policy
+from preftune.models.lora import LoraSettings
+from preftune.models.tokens import TokenSequence
+
+HEAD_FILE, ABOUT_FILE = "reward_head.safetensors", "reward_model.json"
+SMALLEST_STD = 1e-8
+
+
+class RewardModel(nn.Module):
+    """Scores a response to a prompt; higher is better.
+
+    A decoder is read at the last own token, an encoder at its first ([CLS]). Scores are
+    `(raw - mean) / std`; a fresh model has mean 0 and std 1, so that its scores are raw.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: Any, head: nn.Linear, *, kind: Literal["decoder", "encoder"]
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self.kind = backbone, head, kind
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    def forward(self, sequences: Sequence[TokenSequence]) -> Float[Tensor, " B"]:
+        """Return the normalised score of each sequence.
+
+        Raises:
+            ModelError: a sequence without own tokens, or longer than the model can read.
+        """
+        lengths = [len(sequence) for sequence in sequences]
+        self._check(sequences)
+        device = self.head.weight.device
+        pad = getattr(self.backbone.config, "pad_token_id", None) or 0
+        ids = torch.full((len(sequences), max(lengths)), int(pad))
+        mask = torch.zeros_like(ids)
+        segments = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence.ids)
+            mask[row, : len(sequence)] = 1
+            segments[row, len(sequence.prompt_ids) : len(sequence)] = 1
+        inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        if self.kind == "encoder" and getattr(self.backbone.config, "type_vocab_size", 0) > 1:
+            inputs["token_type_ids"] = segments.to(device)
+        if self.kind == "decoder":
+            inputs["use_cache"] = False
+        hidden = self.backbone(**inputs).last_hidden_state
+        places = [_read_at(sequence, self.kind) for sequence in sequences]
+        read = hidden[
+            torch.arange(len(sequences), device=device), torch.tensor(places, device=device)
+        ]
+        raw = self.head(read.to(self.head.weight.dtype)).squeeze(-1).float()
+        scores: Tensor = (raw - self.mean) / self.std
+        return scores
+
+    def set_normalisation(self, mean: float, std: float) -> None:
+        """Set the mean and population std of the raw scores on a fixed reference set."""
+        self.mean.fill_(mean)
+        self.std.fill_(max(std, SMALLEST_STD))
+
+    def _check(self, sequences: Sequence[TokenSequence]) -> None:
+        longest = getattr(self.backbone.config, "max_position_embeddings", None)
+        for i, sequence in enumerate(sequences):
+            if not any(sequence.own):
+                raise ModelError(f"sequence {i}: no own token to score at. Give a whole response.")
+            if self.kind == "encoder" and longest and len(sequence) > longest:
+                raise ModelError(
+                    f"sequence {i}: {len(sequence)} tokens, the encoder reads {longest}. "
+                    "Leave it out or shorten it; nothing is cut on its own."
+                )
+
+
+def new_reward_model(
+    base: str | Path,
+    *,
+    seed: int,
+    lora: LoraSettings | None = None,
+    trust_remote_code: bool = False,
+) -> RewardModel:
+    """Return the backbone of a model with a fresh head: no bias, std 1 / sqrt(width + 1).
+
+    With `lora` of rank 1 or more the backbone is frozen under a fresh adapter; the head trains.
+
+    Source: Huang et al. 2024, arXiv:2403.17031 (the N+ implementation details of RLHF).
+    """
+    config = read_config(base, trust_remote_code=trust_remote_code)
+    backbone = load_backbone(base, trust_remote_code=trust_remote_code)
+    head = _empty_head(backbone)
+    generator = torch.Generator().manual_seed(seed)
+    width = head.in_features
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+    if lora is not None and lora.lora_rank:
+        backbone = add_lora(backbone, lora, seed=seed)
+    return RewardModel(backbone, head, kind=config.kind).eval()
+
+
+def save_reward_model(model: RewardModel, chat: Chat, folder: str | Path) -> Path:
+    """Write backbone (or its adapter), head, normalisation and chat; loads again bit-equal.
+
+    `files.atomic_folder` around it makes the folder whole or absent.
+    """
+    from safetensors.torch import save_file
+
+    save_policy(model.backbone, chat, folder)
+    tensors = {"head.weight": model.head.weight.detach(), "mean": model.mean, "std": model.std}
+    save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, Path(folder) / HEAD_FILE)
+    write_json(Path(folder) / ABOUT_FILE, {"kind": model.kind, "format": 1})
+    return Path(folder)
+
+
+def load_reward_model(folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
+    """Return a reward model from its folder, in eval mode.
+
+    Raises:
+        ModelError: not a reward model's folder, or a damaged one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    about, saved = Path(folder) / ABOUT_FILE, Path(folder) / HEAD_FILE
+    if not about.is_file() or not saved.is_file():
+        raise ModelError(
+            f"{folder}: not a reward model (no {HEAD_FILE}). Train one, or give its folder."
+        )
+    try:
+        kind = json.loads(about.read_text(encoding="utf-8"))["kind"]
+        tensors = load_file(saved)
+        backbone = load_backbone(folder, trust_remote_code=trust_remote_code)
+        head = _empty_head(backbone)
+        model = RewardModel(backbone, head, kind=kind)
+        with torch.no_grad():
+            head.weight.copy_(tensors["head.weight"])
+            model.mean.copy_(tensors["mean"])
+            model.std.copy_(tensors["std"])
+    except ModelError:
+        raise
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder}: damaged: {error}. Save the reward model again.") from error
+    return model.eval()
+
+
+def is_reward_model(folder: str | Path) -> bool:
+    """Whether a folder holds a reward model of ours."""
+    return (Path(folder) / ABOUT_FILE).is_file()
+
+
+def _empty_head(backbone: Any) -> nn.Linear:
+    return nn.Linear(int(backbone.config.hidden_size), 1, bias=False)
+
+
+def _read_at(sequence: TokenSequence, kind: Literal["decoder", "encoder"]) -> int:
+    if kind == "encoder":
+        return 0
+    return max(i for i, own in enumerate(sequence.own) if own)

@@ -1,0 +1,26 @@
+"""Settings of low-rank adapters; apart from adapters.py so that reading them loads no torch."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraSettings:
+    """A low-rank adapter. Rank 0 trains all weights instead."""
+
+    lora_rank: Annotated[
+        int, Meta(ge=0, description="Rank of the adapter; 0 trains all weights.")
+    ] = 0
+    lora_alpha: Annotated[
+        float, Meta(gt=0, description="The adapter's update is scaled by lora_alpha / lora_rank.")
+    ] = 16.0
+    lora_dropout: Annotated[
+        float, Meta(ge=0, lt=1, description="Share of the adapter's inputs dropped in training.")
+    ] = 0.0
+    lora_targets: Annotated[
+        tuple[str, ...],
+        Meta(description="Names of the layers to adapt; all-linear means every linear layer."),
+    ] = ("all-linear",)
+    dora: Annotated[bool, Meta(description="Learn magnitude apart from direction (DoRA).")] = False

@@ -1,0 +1,220 @@
+"""Sample responses to a file: each exactly once, whatever stops the work in between.
+
+Rows go to `OUT.part` in blocks, each block on disk before the next begins; the file takes its name
+when it is whole. A run that finds `OUT.part` goes on after its last whole block. A block is always
+drawn as a whole, so the bytes are those of a run that nothing ever stopped.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from preftune.errors import DataError, RowError, SettingsError
+from preftune.files import fsync_dir
+from preftune.progress import progress
+from preftune.records import decode, encode
+from preftune.responses.generator import Generator, Request
+from preftune.types import Prompt, Response, content_id
+
+BLOCK = 1024  # responses that are drawn, and put on disk, together
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleReport:
+    """What one run of `sample` found and did; counts are responses."""
+
+    out: Path
+    prompts: int
+    responses: int  # in the file now
+    kept: int  # found from an earlier run
+    cut: int  # rows of an unfinished block, thrown away and drawn again; a torn row is one
+    unfinished: int  # reached max_new_tokens with no end of turn
+
+
+def sample(
+    prompts: Sequence[Prompt],
+    generator: Generator,
+    *,
+    n: int,
+    seed: int,
+    out: Path,
+    block: int = BLOCK,
+) -> SampleReport:
+    """Write `n` responses to each prompt as JSON lines, in the order of the prompts.
+
+    Args:
+        prompts: each with an id of its own.
+        generator: who answers.
+        n: responses per prompt, >= 1.
+        seed: any number >= 0; the same one gives the same file, another gives other responses.
+        out: file to make. A whole one with these very responses is left alone; `OUT.part` is gone
+            on with.
+        block: how many responses are put on disk at once. Go on with the same number.
+
+    Raises:
+        DataError: no prompts, two with one id, a file already there that holds other responses, a
+            damaged row, or a file that another process is writing.
+        SettingsError: `n`, `seed` or `block` out of range, or `n` > 1 at temperature 0.
+    """
+    requests = plan(prompts, generator, n=n, seed=seed)
+    if block < 1:
+        raise SettingsError(f"block {block}. Put 1 response or more on disk at once.")
+    if out.exists():
+        return _found_whole(out, requests, len(prompts))
+    generator.check(prompts)
+    part = out.with_name(f"{out.name}.part")
+    with _alone(part) as file:
+        kept, cut, unfinished = _go_on(file, part, requests, block)
+        with progress("sampling", len(requests), done=kept) as advance:
+            for start in range(kept, len(requests), block):
+                asked = requests[start : start + block]
+                answered = _answers(generator, asked)
+                _append(file, answered)
+                unfinished += sum(not response.finished for response in answered)
+                advance(len(asked))
+        part.rename(out)
+        fsync_dir(out.parent)
+    return SampleReport(
+        out=out,
+        prompts=len(prompts),
+        responses=len(requests),
+        kept=kept,
+        cut=cut,
+        unfinished=unfinished,
+    )
+
+
+def plan(prompts: Sequence[Prompt], generator: Generator, *, n: int, seed: int) -> list[Request]:
+    """Return what to ask for: prompt by prompt, sample 0 to `n` - 1, each with a seed of its own.
+
+    Raises:
+        DataError: no prompts, or two with one id.
+        SettingsError: `n` or `seed` out of range, or `n` > 1 at temperature 0.
+    """
+    if n < 1 or seed < 0:
+        raise SettingsError(f"n {n}, seed {seed}. Draw 1 or more per prompt, from a seed >= 0.")
+    if n > 1 and generator.sampling(seed).temperature == 0:
+        raise SettingsError(
+            f"n {n} at temperature 0 gives {n} equal responses. Draw 1, or raise it."
+        )
+    if not prompts:
+        raise DataError("no prompts. Give a file with at least one.")
+    requests: list[Request] = []
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise DataError(f"prompt {prompt.id}: given twice. Give each prompt id once.")
+        seen.add(prompt.id)
+        requests.extend(_request(prompt, generator, index, seed) for index in range(n))
+    return requests
+
+
+def row_seed(seed: int, prompt_id: str, index: int) -> int:
+    """Return the seed of one response, 0 .. 2^52 - 1: a hash, so no two prompts share a stream."""
+    digest = hashlib.sha256(f"{seed}\n{index}\n{prompt_id}".encode()).hexdigest()
+    return int(digest[:13], 16)
+
+
+def _request(prompt: Prompt, generator: Generator, index: int, seed: int) -> Request:
+    own_seed = row_seed(seed, prompt.id, index)
+    drawn = generator.sampling(own_seed)
+    return Request(
+        response_id=content_id("r", generator.name, drawn, prompt.id, index),
+        prompt=prompt,
+        index=index,
+        seed=own_seed,
+    )
+
+
+def _answers(generator: Generator, requests: Sequence[Request]) -> list[Response]:
+    """Return the responses, after checking that they are the ones asked for."""
+    responses = generator.respond(requests)
+    if [r.id for r in responses] != [q.response_id for q in requests]:
+        raise DataError(
+            f"{generator.name}: did not answer what was asked, in order. "
+            "Let respond() return one response per request, under its id."
+        )
+    return responses
+
+
+def _append(file: IO[bytes], responses: Sequence[Response]) -> None:
+    """Write the rows; they are on disk when this returns."""
+    file.write(b"".join(encode(response) for response in responses))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[IO[bytes]]:
+    """Yield the file, made if need be and open for reading and appending, to one process only."""
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{part}: another process is writing it. Let it end.") from error
+        yield file
+
+
+def _go_on(
+    file: IO[bytes], part: Path, requests: Sequence[Request], block: int
+) -> tuple[int, int, int]:
+    """Cut the file after its last whole block; return rows kept, rows cut, kept ones unfinished."""
+    file.seek(0)
+    at_block, place, kept, unfinished, seen_unfinished = 0, 0, 0, 0, 0
+    rows = 0
+    for rows, line in enumerate(file, start=1):
+        if not line.endswith(b"\n"):
+            break
+        seen_unfinished += not _expected(part, rows, line, requests).finished
+        place += len(line)
+        if rows % block == 0 or rows == len(requests):
+            at_block, kept, unfinished = place, rows, seen_unfinished
+    file.truncate(at_block)
+    os.fsync(file.fileno())
+    return kept, rows - kept, unfinished
+
+
+def _found_whole(out: Path, requests: Sequence[Request], prompts: int) -> SampleReport:
+    """Return the report of a file that is whole already."""
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder. Give the name of a file to make.")
+    with out.open("rb") as file:
+        found = [_expected(out, row, line, requests) for row, line in enumerate(file, start=1)]
+    if len(found) != len(requests):
+        raise DataError(
+            f"{out}: {len(found)} responses, not the {len(requests)} asked for. Give another --out."
+        )
+    unfinished = sum(not response.finished for response in found)
+    return SampleReport(
+        out=out,
+        prompts=prompts,
+        responses=len(found),
+        kept=len(found),
+        cut=0,
+        unfinished=unfinished,
+    )
+
+
+def _expected(path: Path, row: int, line: bytes, requests: Sequence[Request]) -> Response:
+    """Return the response of one line, after checking that it is the one the plan has there."""
+    try:
+        record = decode(line)
+    except DataError as error:
+        raise RowError(
+            path, row, f"damaged row: {error}", "Delete the file and sample anew"
+        ) from error
+    asked = requests[row - 1].response_id if row <= len(requests) else None
+    if isinstance(record, Response) and record.id == asked:
+        return record
+    raise RowError(
+        path,
+        row,
+        "not a response of this model, these prompts, settings and seed",
+        "Give another --out, or repeat the settings it was made with",
+    )

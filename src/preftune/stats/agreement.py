@@ -1,0 +1,173 @@
+"""How far raters agree beyond chance: Cohen's and Fleiss' kappa, Krippendorff's alpha."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from preftune.errors import DataError
+
+Level = Literal["nominal", "ordinal", "interval", "ratio"]
+Vote = tuple[Hashable, Hashable, Any]
+"""(unit, rater, value): who said what about which thing."""
+Array = NDArray[np.float64]
+
+
+def cohen_kappa(
+    a: Sequence[Any],
+    b: Sequence[Any],
+    *,
+    weights: Literal["linear", "quadratic"] | None = None,
+) -> float:
+    """Return Cohen's kappa of two raters over the same items: 1 is full agreement, 0 is chance.
+
+    1 - Σ W O / Σ W E over the table of observed and expected joint shares. W counts every
+    disagreement as 1 (`weights=None`, the plain (po - pe) / (1 - pe)), or by the distance of the
+    two labels' places in sorted order, or by its square.
+
+    Raises:
+        DataError: unequal lengths, no items, or both raters used one and the same label only.
+
+    Source: Cohen 1960, 1968.
+    """
+    if len(a) != len(b) or not len(a):
+        raise DataError(f"cohen_kappa: {len(a)} and {len(b)} labels. Give two equally long lists.")
+    labels = sorted({*a, *b})
+    place = {label: index for index, label in enumerate(labels)}
+    table = np.zeros((len(labels), len(labels)))
+    np.add.at(table, ([place[label] for label in a], [place[label] for label in b]), 1)
+    distance = np.abs(np.subtract.outer(np.arange(len(labels)), np.arange(len(labels))))
+    cost = {None: distance > 0, "linear": distance, "quadratic": distance**2}[weights]
+    chance = np.outer(table.sum(1), table.sum(0)) / table.sum()
+    if not (cost * chance).sum():
+        raise DataError(
+            f"cohen_kappa: both raters only ever said {labels[0]!r}. "
+            "Kappa needs items on which they could differ; add some."
+        )
+    return float(1 - (cost * table).sum() / (cost * chance).sum())
+
+
+def fleiss_kappa(counts: ArrayLike) -> float:
+    """Return Fleiss' kappa of `counts` [items, labels]: how many raters gave each label.
+
+    Raises:
+        DataError: items with unequal numbers of raters, fewer than two, or one label only.
+
+    Source: Fleiss 1971.
+    """
+    table = np.asarray(counts, dtype=float)
+    raters = table.sum(1) if table.ndim == 2 else np.zeros(1)
+    if not len(table) or raters.min() < 2 or raters.min() != raters.max():
+        raise DataError(
+            "fleiss_kappa: every item needs the same number of raters, two or more. "
+            "Use krippendorff_alpha where some votes are missing."
+        )
+    share = table.sum(0) / table.sum()
+    chance = (share**2).sum()
+    if chance == 1:
+        raise DataError("fleiss_kappa: every vote is the same label. Add items that differ.")
+    agreed = ((table**2).sum(1) - raters) / (raters * (raters - 1))
+    return float((agreed.mean() - chance) / (1 - chance))
+
+
+def krippendorff_alpha(votes: Iterable[Vote], *, level: Level = "nominal") -> float:
+    """Return Krippendorff's alpha of sparse votes: 1 is full agreement, 0 is chance.
+
+    1 - observed / expected disagreement over all pairs of votes within a unit. Any number of
+    raters, any votes missing; a unit with fewer than two votes says nothing and is left out.
+    A rater's second vote on a unit replaces the first.
+
+    Args:
+        votes: (unit, rater, value) triples. Values are numbers unless `level` is nominal.
+        level: how far apart two values are. nominal: equal or not; ordinal: how many votes lie
+            between them; interval: their difference; ratio: that relative to their sum (squared).
+
+    Raises:
+        DataError: no unit with two votes, all votes equal, or values that `level` cannot take.
+
+    Source: Krippendorff 2011, Computing Krippendorff's alpha-reliability.
+    """
+    table = _tally(votes, level)
+    return _alpha(table, np.ones(table.counts.shape[0]), level)
+
+
+def alpha_interval(
+    votes: Iterable[Vote], *, level: Level = "nominal", rounds: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of alpha from resampling units with all their votes.
+
+    Raises:
+        DataError: as `krippendorff_alpha`.
+    """
+    table = _tally(votes, level)
+    _alpha(table, np.ones(table.counts.shape[0]), level)  # refuses what has no alpha at all
+    units = table.counts.shape[0]
+    draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=rounds)
+    drawn = [_alpha(table, draw, level, constant=1.0) for draw in draws]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tally:
+    """How often each value was given to each unit, units with two or more votes only."""
+
+    counts: Any  # scipy CSR [units, values]
+    values: Array  # [values], sorted; places 0, 1, … for nominal values
+
+
+def _tally(votes: Iterable[Vote], level: Level) -> _Tally:
+    last = {(unit, rater): value for unit, rater, value in votes}
+    values = list(dict.fromkeys(last.values()))
+    if level != "nominal":
+        values = sorted(_number(value, level) for value in values)
+    column = {value: index for index, value in enumerate(values)}
+    row: dict[Hashable, int] = {}
+    rows = [row.setdefault(unit, len(row)) for unit, _ in last]
+    cells = (np.ones(len(rows)), (rows, [column[value] for value in last.values()]))
+    counts = sparse.csr_matrix(cells, shape=(len(row), len(values)))
+    counts = counts[np.flatnonzero(np.asarray(counts.sum(1)).ravel() >= 2)]
+    if not counts.shape[0]:
+        raise DataError("krippendorff_alpha: no unit has two votes. Let two raters judge some.")
+    places = np.arange(len(values)) if level == "nominal" else np.array(values)
+    return _Tally(counts=counts, values=places.astype(float))
+
+
+def _number(value: Any, level: Level) -> float:
+    if isinstance(value, str) or not np.isfinite(value) or (level == "ratio" and value < 0):
+        wanted = "numbers from 0 up" if level == "ratio" else "finite numbers"
+        raise DataError(f"krippendorff_alpha: value {value!r} at level {level}. Give {wanted}.")
+    return value  # type: ignore[no-any-return]  # a number, as just checked
+
+
+def _alpha(table: _Tally, weight: Array, level: Level, *, constant: float | None = None) -> float:
+    """Alpha, each unit counted `weight` times; `constant` is alpha where all votes are equal."""
+    size = np.asarray(table.counts.sum(1)).ravel()
+    scaled = table.counts.multiply((weight / (size - 1))[:, None]).tocsr()
+    coincidence = (table.counts.T @ scaled).toarray()
+    coincidence -= np.diag(np.asarray(scaled.sum(0)).ravel())
+    total = coincidence.sum(1)
+    distance = _distance(table.values, total, level)
+    expected = total @ distance @ total
+    if expected == 0:
+        if constant is None:
+            raise DataError(
+                "krippendorff_alpha: all votes that can be compared are equal, so chance cannot be "
+                "told from agreement. Add units that differ."
+            )
+        return constant
+    return float(1 - (total.sum() - 1) * (coincidence * distance).sum() / expected)
+
+
+def _distance(values: Array, total: Array, level: Level) -> Array:
+    if level == "nominal":
+        return 1 - np.eye(len(values))
+    where = np.cumsum(total) - total / 2 if level == "ordinal" else values
+    gap = np.subtract.outer(where, where)
+    if level == "ratio":
+        both = np.add.outer(values, values)
+        gap = np.divide(gap, both, out=np.zeros_like(gap), where=both > 0)
+    return np.asarray(gap**2)

@@ -1,0 +1,57 @@
+"""The curves of a run, one file per thing one would ask about it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from preftune.plots import COLOURS, INK, figure, save, svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVES = {
+    "loss": ("loss", "nll"),
+    "accuracy": ("accuracy",),
+    "log ratio to the reference": ("chosen_logratio", "rejected_logratio", "margin"),
+    "scores": ("chosen_reward", "rejected_reward"),
+    "gradient norm": ("grad_norm",),
+    "learning rate": ("lr",),
+}
+
+
+def plot_run(rows: Sequence[Mapping[str, float]], folder: Path) -> None:
+    """Write `curves.svg` and `curves.png` into the folder; no rows, no files."""
+    drawn = run_figure(rows)
+    if drawn is not None:
+        save(drawn, folder / "curves.svg")
+        save(drawn, folder / "curves.png")
+
+
+def run_svg(rows: Sequence[Mapping[str, float]]) -> str:
+    """Return the curves as inline SVG, empty when there are no rows."""
+    drawn = run_figure(rows)
+    return svg(drawn) if drawn is not None else ""
+
+
+def run_figure(rows: Sequence[Mapping[str, float]]) -> "Figure | None":
+    """Return one panel per group of metrics that the rows have, None without rows."""
+    groups = {
+        title: [name for name in names if rows and name in rows[0]]
+        for title, names in CURVES.items()
+    }
+    groups = {title: names for title, names in groups.items() if names}
+    if not groups:
+        return None
+    columns = min(3, len(groups))
+    lines = -(-len(groups) // columns)
+    drawn, axes = figure(columns=columns, rows=lines, width=3.6 * columns, height=2.6 * lines)
+    steps = [row["step"] for row in rows]
+    for axis, (title, names) in zip(axes, groups.items(), strict=False):
+        for name, colour in zip(names, COLOURS, strict=False):
+            axis.plot(steps, [row[name] for row in rows], color=colour, linewidth=1.2, label=name)
+        axis.set_title(title, fontsize=9, color=INK, loc="left")
+        if len(names) > 1:
+            axis.legend(fontsize=7, frameon=False)
+    for axis in axes[len(groups) :]:
+        axis.set_visible(False)
+    return drawn

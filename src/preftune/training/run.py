@@ -1,0 +1,326 @@
+"""A run folder: what went in, what came out, and exact resume from anything in between.
+
+settings.yaml     resolved settings; give it back with --config
+run.json          method, environment, hashes of data, model and template
+metrics.jsonl     one row per step; the same seed gives the same bytes
+timing.jsonl      seconds, the one file that differs between equal runs
+warnings.jsonl    what looked unhealthy, and what to try
+checkpoints/      verified checkpoints; the newest two are kept
+final/            the model, published whole, with a manifest of hashes
+"""
+
+import fcntl
+import math
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import msgspec
+from torch import Tensor, nn
+
+from preftune.engine import determinism
+from preftune.engine.checkpoint import (
+    MANIFEST,
+    manifest_of,
+    newest_checkpoint,
+    restore,
+    save_checkpoint,
+    verify,
+)
+from preftune.engine.learner import Learner
+from preftune.engine.reference import cached, reference_logps
+from preftune.errors import CheckpointError, HealthError, SettingsError
+from preftune.files import append_jsonl, atomic_folder, read_json, write_atomic, write_json
+from preftune.progress import progress
+from preftune.settings import build, flat, read_yaml, write_yaml
+from preftune.training.health import Health, probe_warnings
+from preftune.training.held_out import held_out_report
+from preftune.training.plots import plot_run
+from preftune.training.probe import Probe
+from preftune.training.rows import PairRow, Row, fit_length, model_limit
+from preftune.training.settings import LengthSettings, RunSettings
+from preftune.types import Demonstration, PreferencePair
+
+MAY_CHANGE = {"save_every"}  # on resume; everything else changes the result
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop and has saved where it is."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """One training run in its folder, locked against a second process."""
+
+    folder: Path
+    settings: RunSettings
+    inputs: Mapping[str, str]
+    lock: IO[bytes]
+    health: Health = field(default_factory=Health)
+    stop_reason: str = ""
+
+    @classmethod
+    @contextmanager
+    def open(cls, settings: Any, *, method: str, inputs: Mapping[str, str]) -> Iterator["Run"]:
+        """Yield the run of `settings.run.out`, new or to go on, and let go of it at the end.
+
+        Args:
+            settings: the settings of the method; written out resolved, compared on resume.
+            method: sft, reward or direct.
+            inputs: hashes of all that goes in (data, model, template); compared on resume.
+
+        Raises:
+            SettingsError: the folder holds a run with other settings or inputs.
+            CheckpointError: another process is at work in the folder.
+        """
+        folder: Path = settings.run.out
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "run.lock").open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise CheckpointError(
+                f"{folder}: another process is training here. Wait for it."
+            ) from error
+        try:
+            determinism.fix(settings.run.threads)
+            run = cls(folder=folder, settings=settings.run, inputs=inputs, lock=lock)
+            run._enter(settings, method=method)
+            yield run
+        finally:
+            lock.close()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model is published and every byte of it is right."""
+        return (self.final / MANIFEST).exists() and verify(self.final) is None
+
+    @property
+    def final(self) -> Path:
+        """Where the trained model is published."""
+        return self.folder / "final"
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the metrics of every step so far."""
+        return read_rows(self.folder / "metrics.jsonl")
+
+    def steps(self, learner: Learner) -> Iterator[tuple[int, list[int]]]:
+        """Yield (step, row numbers) from where the run stands to its end, saving on the way.
+
+        The body of the caller's loop must call `update` once per step. A first SIGINT or SIGTERM
+        ends the step at hand, saves and raises `Stopped`; a second one ends the process at once.
+        """
+        done = self._restore(learner)
+        if self.stop_reason:
+            return
+        steps = learner.order.steps
+        with progress(self.folder.name, steps, done=done) as advance, _signals() as asked:
+            for step, rows in enumerate(learner.order.batches(start=done), start=done):
+                determinism.seed_step(self.settings.seed, step)
+                began = time.perf_counter()
+                yield step, rows
+                seconds = round(time.perf_counter() - began, 4)
+                append_jsonl(self.folder / "timing.jsonl", {"step": step, "seconds": seconds})
+                advance(note=self.health.note)
+                last = step + 1 == steps or bool(self.stop_reason)
+                if last or asked() or (step + 1) % self.settings.save_every == 0:
+                    self._save(step + 1, learner)
+                if asked() and not last:
+                    raise Stopped(f"{self.folder}: stopped and saved after step {step + 1}")
+                if self.stop_reason:
+                    return
+
+    def update(self, learner: Learner, *, step: int, metrics: Mapping[str, float]) -> None:
+        """Make one optimiser step with the gradients at hand, log the metrics, watch the health.
+
+        Raises:
+            HealthError: the loss or the gradient is not a number; nothing was learnt from it.
+        """
+        loss = metrics["loss"]
+        if not math.isfinite(loss):
+            raise HealthError(f"{self.folder}: the loss of step {step} is {loss}. Lower --lr.")
+        row = {"step": step, **metrics, **learner.update(step)}
+        append_jsonl(self.folder / "metrics.jsonl", row)
+        for warning in self.health.watch(row):
+            self.warn(warning, step=step)
+
+    def rows_that_fit(
+        self,
+        rows: Sequence[Row],
+        records: Sequence[Demonstration] | Sequence[PreferencePair],
+        settings: LengthSettings,
+        model: nn.Module,
+        *,
+        name: str = "train",
+    ) -> list[Row]:
+        """Return the rows the model can hold; dropped ones go to a file here, with a warning."""
+        dropped = self.folder / f"dropped_{name}.jsonl"
+        fitting = fit_length(
+            rows, records, settings=settings, model_limit=model_limit(model), dropped=dropped
+        )
+        if len(fitting) < len(rows):
+            self.warn(
+                f"{len(rows) - len(fitting)} of {len(rows)} rows were too long: see {dropped}"
+            )
+        return fitting
+
+    def reference(
+        self,
+        policy: nn.Module,
+        rows: Sequence[PairRow],
+        batches: Iterable[Sequence[int]],
+        *,
+        name: str = "train",
+    ) -> Tensor:
+        """Return `[N 2]` log-probs of chosen and rejected under the model as it starts, nats."""
+        key = "/".join((*self.inputs.values(), str(len(rows))))
+        return cached(
+            self.folder / f"reference_{name}",
+            key,
+            lambda: reference_logps(policy, [row.sequences for row in rows], batches),
+        )
+
+    def probe(self, probe: Probe, policy: nn.Module, *, step: int) -> None:
+        """Sample fresh replies when it is time: log KL and length, warn, or ask for the end."""
+        if not probe.due(step):
+            return
+        row = {"step": step, **probe.measure(policy, step=step)}
+        append_jsonl(self.folder / "probes.jsonl", row)
+        for warning in probe_warnings(row, kl_alarm=probe.settings.kl_alarm):
+            self.warn(warning, step=step)
+        if probe.settings.kl_stop and row["kl"] > probe.settings.kl_stop:
+            self.stop_reason = f"sampled KL {row['kl']:.2f} above kl_stop {probe.settings.kl_stop}"
+            self.warn(f"ended early: {self.stop_reason}", step=step)
+
+    def report_held_out(
+        self,
+        *,
+        trained_on: Sequence[PreferencePair],
+        pairs: Sequence[PreferencePair],
+        margins: Sequence[float],
+    ) -> None:
+        """Write `held_out.json`: pair accuracy with interval, beside the length-only one."""
+        report = held_out_report(trained_on=trained_on, pairs=pairs, margins=margins)
+        write_json(self.folder / "held_out.json", report)
+
+    def warn(self, message: str, *, step: int | None = None) -> None:
+        """Keep a warning with the run and show it."""
+        append_jsonl(self.folder / "warnings.jsonl", {"step": step, "warning": message})
+        self.health.shown.append(message)
+
+    def publish(self, save: Callable[[Path], object]) -> Path:
+        """Write the model with `save` into `final/`, whole or not at all, and draw the curves."""
+        with atomic_folder(self.final) as writing:
+            save(writing)
+            write_json(writing / MANIFEST, manifest_of(writing))
+        plot_run(self.metrics(), self.folder / "plots")
+        return self.final
+
+    def _enter(self, settings: Any, *, method: str) -> None:
+        for left_over in self.folder.rglob(".*.tmp"):
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+        description = {"method": method, "inputs": dict(self.inputs)}
+        now = determinism.environment()
+        record = self.folder / "run.json"
+        if not record.exists():
+            write_atomic(self.folder / "settings.yaml", write_yaml(settings))
+            write_json(record, {**description, "environment": now})
+            return
+        before = read_json(record)
+        _same(
+            f"{self.folder}",
+            before["inputs"] | {"method": before["method"]},
+            {**self.inputs, "method": method},
+        )
+        old = flat(build(type(settings), read_yaml(self.folder / "settings.yaml")))
+        new = flat(settings)
+        _same(
+            f"{self.folder}",
+            *({k: v for k, v in s.items() if k not in MAY_CHANGE} for s in (old, new)),
+        )
+        changed = [name for name, value in now.items() if before["environment"].get(name) != value]
+        if changed:
+            self.warn(f"resumed with other {', '.join(changed)}: not bit-exact from here on")
+
+    def _restore(self, learner: Learner) -> int:
+        checkpoint, notes = newest_checkpoint(self.folder / "checkpoints")
+        for note in notes:
+            self.warn(note)
+        done = 0
+        if checkpoint is not None:
+            restore(checkpoint, model=learner.model, optimizer=learner.optimizer)
+            done = checkpoint.step
+            self.stop_reason = checkpoint.state.get("stop_reason", "")
+        for name in ("metrics.jsonl", "timing.jsonl", "warnings.jsonl", "probes.jsonl"):
+            _cut(self.folder / name, done)
+        self.health.replay(self.metrics())
+        return done
+
+    def _save(self, step: int, learner: Learner) -> None:
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            with (self.folder / name).open("rb") as file:
+                os.fsync(file.fileno())
+        save_checkpoint(
+            self.folder / "checkpoints",
+            step=step,
+            model=learner.model,
+            optimizer=learner.optimizer,
+            state={"stop_reason": self.stop_reason},
+        )
+
+
+def _same(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in now
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise SettingsError(
+            f"{where}: holds another run: {'; '.join(changed)}. "
+            "Use a new --out, or the old settings."
+        )
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a log; a torn last line is left out."""
+    if not path.exists():
+        return []
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    return [msgspec.json.decode(line) for line in whole.splitlines()]
+
+
+def _cut(path: Path, done: int) -> None:
+    """Keep the rows of the steps before `done`: the rest is made again, the same."""
+    if path.exists():
+        rows = [r for r in read_rows(path) if r["step"] is None or r["step"] < done]
+        write_atomic(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Yield whether SIGINT or SIGTERM came; put the old handlers back at the end."""
+    came: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    try:
+        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller's own signals are its own business
+        before = {}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

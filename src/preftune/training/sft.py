@@ -1,0 +1,64 @@
+"""Supervised fine-tuning: imitate the response of each row, token by token."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from preftune.datasets import dataset_hash, read_demonstrations
+from preftune.engine.batches import Order, chunks
+from preftune.engine.learner import Learner
+from preftune.engine.logprobs import token_logprobs
+from preftune.models.adapters import add_lora
+from preftune.models.chat import load_chat
+from preftune.models.fingerprint import model_fingerprint
+from preftune.models.load import load_policy, save_policy
+from preftune.settings import checked
+from preftune.training.rows import DemonstrationRow, demonstration_rows
+from preftune.training.run import Run
+from preftune.training.settings import SftSettings
+
+
+def train(settings: SftSettings) -> Path:
+    """Train, or go on with an unfinished run, and return the folder of the trained model.
+
+    Raises:
+        PreftuneError: bad settings, rows or model, or a run folder that holds another run.
+    """
+    s = checked(settings)
+    records = read_demonstrations(s.data)
+    chat, policy = load_chat(s.model), load_policy(s.model)
+    inputs = {"data": dataset_hash(records), "model": model_fingerprint(policy, chat)}
+    with Run.open(s, method="sft", inputs=inputs) as run:
+        if run.finished:
+            return run.final
+        encoded = demonstration_rows(records, chat, train_on=s.train_on)
+        rows = run.rows_that_fit(encoded, records, s.length, policy)
+        policy = add_lora(policy, s.lora, seed=s.run.seed) if s.lora.lora_rank else policy
+        order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
+        learner = Learner.of(policy, order, s.optimizer)
+        policy.train()
+        for step, numbers in run.steps(learner):
+            batch = [rows[number] for number in numbers]
+            metrics = backward(policy, batch, micro_batch=s.optimizer.micro_batch)
+            run.update(learner, step=step, metrics=metrics)
+        return run.publish(lambda folder: save_policy(policy, chat, folder))
+
+
+def backward(
+    policy: nn.Module, batch: Sequence[DemonstrationRow], *, micro_batch: int
+) -> dict[str, float]:
+    """Leave the gradient of one step in the policy; return its loss in nats per own token.
+
+    The loss is the weighted NLL of all own tokens of the step over their weighted number, so
+    that micro-batches of any size give the same gradient.
+    """
+    tokens = sum(row.weight * row.sequence.own_length for row in batch)
+    loss = 0.0
+    for micro in chunks(batch, micro_batch):
+        logps = token_logprobs(policy, [row.sequence for row in micro]).sums()
+        weights = logps.new_tensor([row.weight for row in micro])
+        part = -(weights * logps).sum() / tokens
+        part.backward()
+        loss += part.item()
+    return {"loss": loss, "tokens": float(sum(row.sequence.own_length for row in batch))}

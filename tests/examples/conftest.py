@@ -1,0 +1,22 @@
+"""Every set is imported once and shared by the tests."""
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from preftune.datasets.scanned import Scanned
+
+
+@pytest.fixture(scope="session")
+def imported(shared_data: Path) -> Callable[[str], list[Scanned]]:
+    """Return what the importer of a set finds, by the name of its folder."""
+
+    @cache
+    def load(name: str) -> list[Scanned]:
+        module = importlib.import_module(f"import_{name.replace('-', '_')}")
+        return list(module.records(shared_data / name))
+
+    return load
