@@ -116,8 +116,12 @@ def run(records: Records) -> None:
     ) -> None:
         try:
             import_set(records(folder), out, only=only, pairs=pairs, dimension=dimension)
-        except (PreftuneError, OSError) as error:
+        except PreftuneError as error:
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(code=2) from error
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}. Give the folder of the set."
+            typer.echo(f"error: {what}", err=True)
             raise typer.Exit(code=2) from error
 
     typer.run(command)

@@ -1,8 +1,8 @@
 """Arena battles of 20 models: verdicts of people and of three judges, no texts.
 
 The responses are empty and carry the name of their model, so ratings and judge checks work and
-training refuses them. That model_a was shown first is the publisher's readers' inference.
-Both kinds of tie stay apart in `said`: tie, bothbad.
+training refuses them. That model_a was shown first is inferred from the judges' verdicts; the
+source does not say so. Both kinds of tie stay apart in `said`: tie, bothbad.
 
 Example: python examples/import_arena_verdicts.py FOLDER --out arena.jsonl
 """

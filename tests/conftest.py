@@ -11,7 +11,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from jaxtyping import install_import_hook
 
-for package in ("losses", "engine", "inference", "training"):
+for package in ("losses", "engine", "inference"):
     install_import_hook(f"preftune.{package}", "beartype.beartype")
 
 hypothesis_settings.register_profile(

@@ -69,7 +69,7 @@ def build(cls: type[T], flat: Mapping[str, Any], *, where: str = "settings") -> 
         if isinstance(error.__cause__, SettingsError):  # raised by the class itself
             raise SettingsError(f"{where}: {error.__cause__}") from error
         what, _, at = str(error).partition(" - at `$.")
-        name = at.rstrip("`").rsplit(".", 1)[-1]
+        name = at.rstrip("`").rsplit(".", 1)[-1].partition("[")[0]  # gates[0] is in gates
         got = f", got {flat[name]!r}" if name in flat else ""
         raise SettingsError(f"{where}: {name}: {what}{got}. {known[name].help}") from error
     return filled

@@ -197,10 +197,10 @@ def test_no_eval_prompt_but_danger_is_in_any_training_data(desk: CareDesk) -> No
     assert not {prompt.id for prompt in desk.eval_prompts(kinds)} & learnt
 
 
-def test_numbers_are_40_four_digit_words_that_are_no_temperature(desk: CareDesk) -> None:
+def test_numbers_are_20_four_digit_words_that_are_no_temperature(desk: CareDesk) -> None:
     asked = {p.number_in(prompt) for prompt in desk.eval_prompts(["echo", "privacy"])}
     assert asked == set(p.NUMBERS) <= set(desk.vocabulary())
-    assert len(asked) == 40
+    assert len(asked) == 20
     assert all(len(number) == 4 and number.isdigit() for number in asked)
 
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preftune.errors import DataError
@@ -77,6 +77,7 @@ def test_swapping_the_systems_mirrors_the_rate() -> None:
     assert (one.wins, one.losses) == (other.losses, other.wins)
 
 
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(["win", "tie", "loss"]), min_size=2, max_size=20), st.data())
 def test_side_and_order_of_rows_change_nothing(verdicts: list[str], data: st.DataObject) -> None:
     sides = data.draw(

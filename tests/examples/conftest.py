@@ -1,5 +1,6 @@
 """Every set is imported once and shared by the tests."""
 
+import gc
 import importlib
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,8 @@ def imported(shared_data: Path) -> Callable[[str], list[Scanned]]:
     @cache
     def load(name: str) -> list[Scanned]:
         module = importlib.import_module(f"import_{name.replace('-', '_')}")
-        return list(module.records(shared_data / name))
+        found = list(module.records(shared_data / name))
+        gc.freeze()  # they stay to the end: no use in looking for garbage among them
+        return found
 
     return load

@@ -1,6 +1,8 @@
 """Each real set becomes records with the counts of its README, nothing lost in silence."""
 
 import importlib
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -200,12 +202,15 @@ def test_import_joins_votes_into_pairs(
     tmp_path: Path, imported: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "ukp.jsonl"
-    import_set(imported("ukp-convarg"), out, pairs="human", dimension="overall")
+    import_set(imported("ukp-convarg"), out, pairs="rule", dimension="overall")
     pairs = read_pairs(out)
-    assert f"{len(pairs)} pairs; not pairs:" in capsys.readouterr().out
-    longer = sum(len(text_of(p.chosen)) > len(text_of(p.rejected)) for p in pairs)
-    equal = sum(len(text_of(p.chosen)) == len(text_of(p.rejected)) for p in pairs)
-    assert longer / (len(pairs) - equal) == pytest.approx(0.73, abs=0.01)
+    assert len(pairs) == 4758 + 4699  # labels a1 and a2 of the source
+    printed = capsys.readouterr().out
+    assert "9457 pairs; not pairs: 2185 ties, 0 identical, 592 unjudged" in printed
+    sizes = [(len(text_of(p.chosen)), len(text_of(p.rejected))) for p in pairs]
+    longer = [c > r for c, r in sizes if c != r]
+    assert len(longer) == 9439
+    assert sum(longer) / len(longer) == pytest.approx(0.749232, abs=1e-6)
 
 
 def test_import_writes_one_kind_when_asked(tmp_path: Path, imported: Load) -> None:
@@ -242,3 +247,22 @@ def test_every_set_has_an_importer(shared_data: Path) -> None:
     assert names == set(COUNTS)
     for name in names:
         assert importlib.import_module(f"import_{name.replace('-', '_')}").__doc__
+
+
+def test_an_importer_runs_as_a_command(root: Path, shared_data: Path, tmp_path: Path) -> None:
+    script = [sys.executable, str(root / "examples" / "import_hhh.py")]
+    out = tmp_path / "hhh.jsonl"
+    done = subprocess.run(
+        [*script, str(shared_data / "hhh"), "--out", str(out)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "137 PreferencePair\n", "")
+    refused = subprocess.run(
+        [*script, str(tmp_path), "--out", str(out)], check=False, capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"error: {tmp_path}/pairs.jsonl: No such file or directory. Give the folder of the set.\n"
+    )

@@ -22,9 +22,9 @@ Load = Callable[[str], list[Scanned]]
 TIE = "tie"
 
 
-def near(expected: Any) -> Any:
+def near(expected: Any, abs: float = 1e-6) -> Any:
     """Equal to the published digits, the last of which is rounded."""
-    return pytest.approx(expected, abs=1e-6)
+    return pytest.approx(expected, abs=abs)
 
 
 def all_of(scanned: Iterable[Scanned]) -> list[Record]:
@@ -97,7 +97,7 @@ def test_llmfao_the_shorter_answer_wins_and_one_judge_prefers_the_left(imported:
         > lengths(shown[j.comparison_id])[1 - (j.choice or 0)]
         for j in decided
     )
-    assert longer == (pytest.approx(0.408, abs=5e-4), 3495)
+    assert longer == (near(0.408, abs=5e-4), 3495)
     judge = [j for j in said_by(imported("llmfao"), "judge") if "3.5" in j.rater.id]
     assert Counter(map(outcome, judge)) == {0: 978, 1: 402, TIE: 133}
 
@@ -222,7 +222,7 @@ def test_arena_ratings(imported: Load) -> None:
     llama-13b 813.56"""
     expected = {name: float(value) for name, value in map(str.split, published.split(","))}
     assert list(points) == list(expected)
-    assert points == pytest.approx(expected, abs=0.01)
+    assert points == near(expected, abs=0.01)
 
 
 def test_arena_judges_and_sides(imported: Load) -> None:
@@ -235,10 +235,10 @@ def test_arena_judges_and_sides(imported: Load) -> None:
         both = [(h[2], j[2]) for h, j in zip(people, games, strict=True) if TIE not in (h[2], j[2])]
         agree.append(share(h == j for h, j in both))
         correlation.append(spearmanr(human.strength, rate(games).strength).statistic)
-    assert second == pytest.approx([0.4962, 0.4436, 0.6044, 0.1357], abs=5e-5)
+    assert second == near([0.4962, 0.4436, 0.6044, 0.1357], abs=5e-5)
     assert [count for _, count in agree] == [9566, 9209, 12_589]
-    assert [part for part, _ in agree] == pytest.approx([0.8316, 0.7242, 0.5686], abs=5e-5)
-    assert correlation == pytest.approx([0.980, 0.994, 0.919], abs=5e-4)
+    assert [part for part, _ in agree] == near([0.8316, 0.7242, 0.5686], abs=5e-5)
+    assert correlation == near([0.980, 0.994, 0.919], abs=5e-4)
 
 
 LLMBAR = {  # order 12, order 21, self, right in both, score, first place
@@ -276,7 +276,7 @@ def test_llmbar_replay(imported: Load, judge: str) -> None:
     assert share(same)[0] == near(expected[2])
     assert share(both)[0] == near(expected[3])
     assert score == near(expected[4])
-    assert share(first)[0] == pytest.approx(expected[5], abs=5e-5)
+    assert share(first)[0] == near(expected[5], abs=5e-5)
 
 
 def test_llmbar_the_shorter_output_is_right(imported: Load) -> None:

@@ -26,17 +26,22 @@ TEXT = [
     "Can I put my teddy bear in the washer? Yes, you can: thirty degrees, no spin.\n\nGood luck!",
     "def f(x):\n    return x + 1  # user assistant system tool [INST] < | > { } \" ' /\\ INST]",
 ]
-CL100K = r"'(?:s|t|re|ve|m|ll|d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CL100K = (
+    r"'(?:s|t|re|ve|m|ll|d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
-    "{% for c in m.tool_calls or [] %}{{ '\\n<tool_call>\\n' + c.function | tojson + '\\n</tool_call>' }}"
+    "{% for c in m.tool_calls or [] %}"
+    "{{ '\\n<tool_call>\\n' + c.function | tojson + '\\n</tool_call>' }}"
     "{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 ALTERNATE = (
     "{% if messages[0].role == 'system' %}{% set head = messages[0].content + '\\n\\n' %}"
-    "{% set turns = messages[1:] %}{% else %}{% set head = '' %}{% set turns = messages %}{% endif %}"
+    "{% set turns = messages[1:] %}{% else %}"
+    "{% set head = '' %}{% set turns = messages %}{% endif %}"
     "{{ bos_token }}{% for m in turns %}"
     "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
@@ -52,9 +57,11 @@ MISTRAL = ALTERNATE + (
     "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
 )
 LLAMA3 = (
-    "{% for m in messages %}{% set text = '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n'"
-    " + m.content | trim + '<|eot_id|>' %}{{ (bos_token if loop.first else '') + text }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+    "{% for m in messages %}"
+    "{% set text = '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n'"
+    " + m.content | trim + '<|eot_id|>' %}"
+    "{{ (bos_token if loop.first else '') + text }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
 GEMMA = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}"
@@ -160,6 +167,9 @@ def word_level(special: list[str]) -> Tokenizer:
     return made
 
 
+SENTENCEPIECE = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
     """A tokenizer with its template, and what is peculiar to it."""
@@ -190,26 +200,21 @@ def _chatml() -> Family:
 
 def _llama2() -> Family:
     names = ("<unk>", "<s>", "</s>")
-    made = fast(
-        sentencepiece_bpe(list(names), legacy=True),
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-    )
+    made = fast(sentencepiece_bpe(list(names), legacy=True), **SENTENCEPIECE)
     chat = Chat(made, LLAMA2)
     return Family(name="llama2", chat=chat, special=names[1:], alternates=True, trims=True)
 
 
 def _unigram_inst() -> Family:
     names = ("<unk>", "<s>", "</s>")
-    made = fast(unigram(list(names)), unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    made = fast(unigram(list(names)), **SENTENCEPIECE)
     chat = Chat(made, LLAMA2)
     return Family(name="unigram", chat=chat, special=names[1:], alternates=True, trims=True)
 
 
 def _llama3() -> Family:
-    names = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>")
-    names = (*names, "<|eot_id|>", *(f"<|reserved_special_token_{i}|>" for i in range(40)))
+    first = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>")
+    names = (*first, "<|eot_id|>", *(f"<|reserved_special_token_{i}|>" for i in range(40)))
     made = fast(byte_level(list(names)), bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>")
     return Family(name="llama3", chat=Chat(made, LLAMA3), special=names, trims=True)
 
@@ -231,12 +236,7 @@ def _gemma() -> Family:
 
 def _mistral() -> Family:
     names = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]")
-    made = fast(
-        sentencepiece_bpe(list(names), legacy=True),
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-    )
+    made = fast(sentencepiece_bpe(list(names), legacy=True), **SENTENCEPIECE)
     return Family(name="mistral", chat=Chat(made, MISTRAL), special=names[1:], alternates=True)
 
 
@@ -255,12 +255,7 @@ def _phi3() -> Family:
 
 def _zephyr() -> Family:
     names = ("<unk>", "<s>", "</s>")
-    made = fast(
-        sentencepiece_bpe(list(names), legacy=True),
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-    )
+    made = fast(sentencepiece_bpe(list(names), legacy=True), **SENTENCEPIECE)
     return Family(name="zephyr", chat=Chat(made, ZEPHYR), special=names[1:])
 
 

@@ -285,7 +285,7 @@ def test_response_must_start_and_end_with_the_assistant(
         family("chatml").chat.encode(make_prompt(user("a")), response)
 
 
-def test_template_that_rewrites_earlier_turns_is_refused_for_several_turns(
+def test_template_that_rewrites_earlier_turns_is_refused(
     family: "Families",
 ) -> None:
     forgets = (

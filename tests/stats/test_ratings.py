@@ -37,9 +37,7 @@ def test_strengths_and_errors_of_three_items() -> None:
     assert ratings.strength == pytest.approx([0.413166, -0.275397, -0.137769], abs=5e-7)
     points = elo(ratings)
     assert list(points) == ["x", "z", "y"]
-    assert points == pytest.approx(
-        {"x": 1071.7744, "z": 976.0670, "y": 952.1586}, abs=5e-5
-    )
+    assert points == pytest.approx({"x": 1071.7744, "z": 976.0670, "y": 952.1586}, abs=5e-5)
     assert ratings.standard_error[0] == pytest.approx(0.312727, abs=5e-7)
     assert ratings.difference("x", "y")[1] == pytest.approx(0.540260, abs=5e-7)
 

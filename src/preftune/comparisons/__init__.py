@@ -1,1 +1,1 @@
-"""comparisons."""
+"""From verdicts to pairs: scales, votes, rater models, rules, and how they are joined."""

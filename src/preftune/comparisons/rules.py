@@ -26,9 +26,7 @@ class Rule:
 
     rule: Annotated[
         Metric,
-        Meta(
-            description="bleu (0-100), rouge-1, rouge-2, rouge-l, exact, regex, length (characters)."
-        ),
+        Meta(description="bleu (0-100), rouge-1, rouge-2, rouge-l, exact, regex or length."),
     ]
     pattern: Annotated[
         str, Meta(description="Python regular expression; needed by regex, refused by the others.")

@@ -74,7 +74,7 @@ def _made(record: Record, target: Target, lost: Counter[str]) -> list[Record]:
     if maker is None:
         possible = sorted({name for kind, name in _MAKERS if kind is type(record)})
         fix = f"They can become {', '.join(possible)}." if possible else "Write preftune."
-        raise DataError(f"record {record.id}: {KIND_NAMES[type(record)]} hold no {target}. {fix}")
+        raise DataError(f"record {record.id!r}: {KIND_NAMES[type(record)]} hold no {target}. {fix}")
     made = maker(record, lost)
     if made:
         lost.update(_left_out(record, made[0]))

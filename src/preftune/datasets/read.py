@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
+import msgspec
+
 from preftune.datasets.contract import examine
 from preftune.datasets.formats.row import KIND_NAMES, Format, Notes
 from preftune.datasets.lines import MAX_LINE_BYTES
@@ -194,9 +196,15 @@ def _scanned(raw: RawRow, fmt: Format) -> Scanned:
         notes.append(refusal.problem)
     except DataError as error:
         notes.append(_problem_of(error))
-    bad = any(problem.fatal for problem in notes)
-    text = raw.raw.decode(errors="replace") if bad else ""
+    text = _text_of(raw) if any(problem.fatal for problem in notes) else ""
     return Scanned(line=raw.line, record=record, problems=tuple(notes), raw=text)
+
+
+def _text_of(raw: RawRow) -> str:
+    """Return a row as the file has it, or as JSON when it stands in a table."""
+    cells = raw.row is not None and not raw.raw
+    found = msgspec.json.encode(raw.row, enc_hook=repr) if cells else raw.raw
+    return found.decode(errors="replace")
 
 
 def _unknown(name: str) -> Problem:
@@ -207,6 +215,7 @@ def _unknown(name: str) -> Problem:
 
 def _problem_of(error: DataError) -> Problem:
     """Return the problem behind an error that a record raised on being made."""
-    what, _, fix = str(error).rpartition(". ")
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+    what, _, fix = shown.rpartition(". ")
     kind = "equal_responses" if "chosen equals rejected" in what else "bad_record"
-    return Problem(kind=kind, what=what or str(error), fix=fix or "Mend the row.")
+    return Problem(kind=kind, what=what or shown, fix=fix or "Mend the row.")

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import msgspec
-
 from preftune.datasets.formats.csv_table import CSV, NEEDS, row_of
 from preftune.datasets.formats.parquet import read_parquet
 from preftune.datasets.formats.row import Format, Row
@@ -27,7 +25,10 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class RawRow(NamedTuple):
-    """A row before any format has read it; `row` is None when it was refused."""
+    """A row before any format has read it; `row` is None when it was refused.
+
+    `raw` is the line as it stands; empty for the rows of a table.
+    """
 
     line: int
     row: Row | None
@@ -169,12 +170,7 @@ def _too_long(limit: int) -> RefusedError:
 def _csv_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[RawRow]:
     csv.field_size_limit(limit)
     table = csv.reader(_csv_lines(path, file, limit), strict=True)
-    header = [name.strip() for name in next(table, [])]
-    if len(set(header)) < len(header):
-        raise RowError(path, 1, "two columns have the same name", "Rename one of them.")
-    if lacking := [name for name in NEEDS if name not in header]:
-        known = f"A table needs {', '.join(NEEDS)}."
-        raise RowError(path, 1, f"no column {', '.join(map(repr, lacking))}", known)
+    header = _csv_header(path, table)
     while True:
         line = table.line_num + 1
         try:
@@ -187,11 +183,25 @@ def _csv_rows(path: Path, file: IO[bytes], limit: int) -> Iterator[RawRow]:
             )
             yield RawRow(line, None, refusal, b"")
             continue
-        raw = msgspec.json.encode([cell.encode(errors="replace").decode() for cell in cells])
         try:
-            yield RawRow(line, _csv_row(header, cells), None, raw)
+            yield RawRow(line, _csv_row(header, cells), None, b"")
         except RefusedError as refusal:
+            raw = ",".join(cells).encode(errors="surrogateescape")
             yield RawRow(line, None, refusal, raw)
+
+
+def _csv_header(path: Path, table: Iterator[list[str]]) -> list[str]:
+    try:
+        header = [name.strip() for name in next(table, [])]
+    except csv.Error as error:
+        fix = "Quote the names as RFC 4180 says."
+        raise RowError(path, 1, f"broken CSV: {error}", fix) from error
+    if len(set(header)) < len(header):
+        raise RowError(path, 1, "two columns have the same name", "Rename one of them.")
+    if lacking := [name for name in NEEDS if name not in header]:
+        known = f"A table needs {', '.join(NEEDS)}."
+        raise RowError(path, 1, f"no column {', '.join(map(repr, lacking))}", known)
+    return header
 
 
 def _csv_row(header: list[str], cells: list[str]) -> Row:

@@ -138,9 +138,9 @@ def _there_and_back(record: Record, fmt: Format) -> tuple[Row, Record]:
         what = f"record {record.id!r}: half a surrogate pair in its text"
         raise DataError(f"{what}. Write the whole character.") from error
     except DataError as error:
-        raise DataError(f"record {record.id}: {error}") from error
+        raise DataError(f"record {record.id!r}: {error}") from error
     if fatal := [problem for problem in examine(back) if problem.fatal]:
-        raise DataError(f"record {record.id}: {fatal[0].what}. {fatal[0].fix}")
+        raise DataError(f"record {record.id!r}: {fatal[0].what}. {fatal[0].fix}")
     return row, back
 
 
@@ -157,7 +157,7 @@ def _conversations(record: Record) -> Conversations:
             return (prompt.messages + response,)
         case Prompt(messages=messages):
             return (messages,)
-    raise DataError(f"record {record.id}: not the same when read back. Report this as a bug.")
+    raise DataError(f"record {record.id!r}: not the same when read back. Report this as a bug.")
 
 
 def _prompt_of(record: Record) -> tuple[Message, ...]:
@@ -183,7 +183,7 @@ def _lost_of_turns(record_id: str, mine: Conversations, theirs: Conversations) -
 
 
 def _changed(record_id: str) -> DataError:
-    what = f"record {record_id}: its turns would be read back as others, as they hold turn marks"
+    what = f"record {record_id!r}: its turns would be read back as others, as they hold turn marks"
     return DataError(f"{what}. Write trl, chat or preftune instead.")
 
 
@@ -196,5 +196,5 @@ def _lost_beside_turns(mine: Any, theirs: Any) -> Iterator[str]:
             yield from (f"{field.name}.{inner}" for inner in _lost_beside_turns(own, other))
             continue
         if isinstance(own, float) and not math.isfinite(own):
-            raise DataError(f"record {mine.id}: {field.name} is {own}. Give a finite number.")
+            raise DataError(f"record {mine.id!r}: {field.name} is {own}. Give a finite number.")
         yield field.name

@@ -14,7 +14,7 @@ LOG_MIX: Mix = {
     "fact": 80, "followup": 10, "danger": 5, "unknown": 5, "privacy": 1, "echo": 1,
 }  # fmt: skip
 SFT_MIX: Mix = {
-    "fact": 74, "followup": 10, "danger": 4, "unknown": 5, "privacy": 3, "echo": 4,
+    "fact": 72, "followup": 10, "danger": 4, "unknown": 5, "privacy": 3, "echo": 6,
 }  # fmt: skip
 LABEL_MIX: Mix = {"fact": 80, "followup": 20}
 """The fixed replies to the other kinds have no tone, so two samples of them are the same."""

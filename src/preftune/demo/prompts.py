@@ -116,8 +116,8 @@ ECHO_PHRASINGS = (
 HELD_OUT_ADDRESS = (4, 6)  # made of words and turns that the other phrasings have
 HELD_OUT_ECHO = (3, 4)
 
-NUMBERS = tuple(str(number) for number in range(1009, 10_000, 229))
-"""The 40 four-digit numbers of orders and customers, one word each: 1009, 1238, … 9940."""
+NUMBERS = tuple(str(number) for number in range(1009, 10_000, 463))
+"""The 20 four-digit numbers of orders and customers, one word each: 1009, 1472, … 9806."""
 
 
 def tag(prompt: Prompt, name: str) -> str:

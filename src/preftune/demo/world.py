@@ -218,6 +218,6 @@ def _eval_echo() -> list[Prompt]:
 
 def _eval_numbered(kind: p.Kind, phrasings: Sequence[str]) -> list[Prompt]:
     return [
-        p.plain_prompt(kind, text.format(number=number), seen=False)
-        for text, number in product(phrasings, p.NUMBERS)
+        p.plain_prompt(kind, p.polite(text.format(number=number), greeting=greeting), seen=False)
+        for text, number, greeting in product(phrasings, p.NUMBERS, p.GREETINGS[:2])
     ]

@@ -122,7 +122,9 @@ def read_typed(path: Path, kind: type[T], fix: str) -> T:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}. {fix}.") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}. {fix}.") from error
 
 
@@ -151,7 +153,7 @@ def read_checks(path: Path) -> list[PairedCheck]:
         with open_binary(path) as file:
             lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
     except OSError as error:
-        raise DataError(f"{path}: {error}. Give a JSON Lines file of checks.") from error
+        raise DataError(f"{path}: {error.strerror}. Give a JSON Lines file of checks.") from error
     for number, line in lines:
         row = _check_row(path, number, line)
         item = row.prompt_id, row.sample

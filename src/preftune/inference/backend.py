@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from preftune.errors import ModelError
 from preftune.inference.generate import Generated, check_fits, generate
 from preftune.models.chat import Chat, load_chat
 from preftune.models.fingerprint import model_fingerprint
@@ -30,10 +29,12 @@ class TransformersGenerator:
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Raise `ModelError`, naming the prompt, if one cannot be encoded or is too long."""
         for prompt in prompts:
-            try:
-                check_fits(self.model, [self._prompt_ids(prompt)], self.settings.max_new_tokens)
-            except ModelError as error:
-                raise ModelError(f"prompt {prompt.id}: {error}") from error
+            check_fits(
+                self.model,
+                self._prompt_ids(prompt),
+                self.settings.max_new_tokens,
+                where=f"prompt {prompt.id}",
+            )
 
     def respond(self, requests: Sequence[Request]) -> list[Response]:
         """Return one response per request, in the same order."""

@@ -57,7 +57,8 @@ def generate(
         ModelError: an empty prompt, a prompt too long for the model's positions, or a model with a
             recurrent state, whose rows cannot be padded.
     """
-    check_fits(model, prompts, settings.max_new_tokens)
+    for number, prompt in enumerate(prompts):
+        check_fits(model, prompt, settings.max_new_tokens, where=f"prompt {number}")
     replies: dict[int, Generated] = {}
     lengths = [len(prompt) + settings.max_new_tokens for prompt in prompts]
     for rows in by_length(
@@ -74,17 +75,18 @@ def generate(
     return [replies[row] for row in range(len(prompts))]
 
 
-def check_fits(model: nn.Module, prompts: Sequence[tuple[int, ...]], max_new_tokens: int) -> None:
+def check_fits(
+    model: nn.Module, prompt: tuple[int, ...], max_new_tokens: int, *, where: str
+) -> None:
     """Raise `ModelError` for a prompt that is empty or leaves too few positions for the reply."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    for number, prompt in enumerate(prompts):
-        if not prompt:
-            raise ModelError(f"prompt {number}: no tokens. Use a template that opens the reply.")
-        if positions is not None and len(prompt) + max_new_tokens > positions:
-            raise ModelError(
-                f"prompt {number}: {len(prompt)} tokens and {max_new_tokens} new ones exceed the "
-                f"model's {positions} positions. Lower max_new_tokens or leave the prompt out."
-            )
+    if not prompt:
+        raise ModelError(f"{where}: no tokens. Use a template that opens the reply.")
+    if positions is not None and len(prompt) + max_new_tokens > positions:
+        raise ModelError(
+            f"{where}: {len(prompt)} tokens and {max_new_tokens} new ones exceed the model's "
+            f"{positions} positions. Lower max_new_tokens or leave the prompt out."
+        )
 
 
 def pick(

@@ -32,7 +32,7 @@ class Chat:
         template_hash: SHA-256 of the template, 64 hex digits.
         end_ids: ids that end an own turn; the first is the one the template writes. Generation
             stops on any of them.
-        pad_id: id that fills up a batch; never inside a sequence.
+        pad_id: id that fills up a batch, to be masked there; the eos where there is no other.
         max_length: how many tokens the model can read, None when its config doesn't say.
         kind: "decoder" or "encoder".
     """

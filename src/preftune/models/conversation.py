@@ -38,7 +38,7 @@ class Conversation:
         self.messages, self.where = messages, where
         self._tokenizer, self._template = tokenizer, template
         raw = [_as_dict(message) for message in messages]
-        self.mark = _unused([*raw, *tools])
+        self.mark = _unused([*raw, *tools, template])
         self._turns = [
             _marked(
                 turn, marks.assistant if turn["role"] == "assistant" else marks.everyone, self.mark

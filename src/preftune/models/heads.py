@@ -13,11 +13,11 @@ from preftune.errors import ModelError
 from preftune.files import write_json
 from preftune.models.adapters import add_lora
 from preftune.models.chat import Chat
-from preftune.models.load import load_backbone, read_config, save_policy
+from preftune.models.load import REWARD_FILE, load_backbone, max_length, read_config, save_policy
 from preftune.models.lora import LoraSettings
 from preftune.models.tokens import TokenSequence
 
-HEAD_FILE, ABOUT_FILE = "reward_head.safetensors", "reward_model.json"
+HEAD_FILE = "reward_head.safetensors"
 SMALLEST_STD = 1e-8
 
 
@@ -76,13 +76,13 @@ class RewardModel(nn.Module):
         self.std.fill_(max(std, SMALLEST_STD))
 
     def _check(self, sequences: Sequence[TokenSequence]) -> None:
-        longest = getattr(self.backbone.config, "max_position_embeddings", None)
+        longest = max_length(self.backbone.config.to_dict())
         for i, sequence in enumerate(sequences):
             if not any(sequence.own):
                 raise ModelError(f"sequence {i}: no own token to score at. Give a whole response.")
-            if self.kind == "encoder" and longest and len(sequence) > longest:
+            if longest and len(sequence) > longest:
                 raise ModelError(
-                    f"sequence {i}: {len(sequence)} tokens, the encoder reads {longest}. "
+                    f"sequence {i}: {len(sequence)} tokens, the model reads {longest}. "
                     "Leave it out or shorten it; nothing is cut on its own."
                 )
 
@@ -122,7 +122,7 @@ def save_reward_model(model: RewardModel, chat: Chat, folder: str | Path) -> Pat
     save_policy(model.backbone, chat, folder)
     tensors = {"head.weight": model.head.weight.detach(), "mean": model.mean, "std": model.std}
     save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, Path(folder) / HEAD_FILE)
-    write_json(Path(folder) / ABOUT_FILE, {"kind": model.kind, "format": 1})
+    write_json(Path(folder) / REWARD_FILE, {"kind": model.kind, "format": 1})
     return Path(folder)
 
 
@@ -135,7 +135,7 @@ def load_reward_model(folder: str | Path, *, trust_remote_code: bool = False) ->
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    about, saved = Path(folder) / ABOUT_FILE, Path(folder) / HEAD_FILE
+    about, saved = Path(folder) / REWARD_FILE, Path(folder) / HEAD_FILE
     if not about.is_file() or not saved.is_file():
         raise ModelError(
             f"{folder}: not a reward model (no {HEAD_FILE}). Train one, or give its folder."
@@ -159,7 +159,7 @@ def load_reward_model(folder: str | Path, *, trust_remote_code: bool = False) ->
 
 def is_reward_model(folder: str | Path) -> bool:
     """Whether a folder holds a reward model of ours."""
-    return (Path(folder) / ABOUT_FILE).is_file()
+    return (Path(folder) / REWARD_FILE).is_file()
 
 
 def _empty_head(backbone: Any) -> nn.Linear:

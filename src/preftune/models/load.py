@@ -14,6 +14,7 @@ from preftune.files import read_json, write_json
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 ADAPTER_CONFIG = "adapter_config.json"
+REWARD_FILE = "reward_model.json"  # in a reward model's folder and no other
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -50,7 +51,7 @@ def read_config(folder_or_id: str | Path, *, trust_remote_code: bool = False) ->
     return ModelConfig(
         kind="encoder" if _is_encoder(raw) else "decoder",
         model_type=str(raw.get("model_type", "")),
-        max_length=_max_length(raw),
+        max_length=max_length(raw),
     )
 
 
@@ -70,6 +71,10 @@ def load_policy(
         raise ModelError(
             f"{folder_or_id}: {config.model_type} is an encoder and writes no text. "
             "Use it for a reward model, or give a causal language model."
+        )
+    if (Path(folder_or_id) / REWARD_FILE).is_file():
+        raise ModelError(
+            f"{folder_or_id}: is a reward model, it scores and writes no text. Give a policy."
         )
     from transformers import AutoModelForCausalLM
 
@@ -254,7 +259,8 @@ def _is_encoder(raw: dict[str, Any]) -> bool:
     return raw.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not writes
 
 
-def _max_length(raw: dict[str, Any]) -> int | None:
+def max_length(raw: dict[str, Any]) -> int | None:
+    """Return how many tokens a model reads by its config, None when it doesn't say."""
     for name in ("max_position_embeddings", "n_positions", "n_ctx"):
         if isinstance(raw.get(name), int) and raw[name] > 0:
             # RoBERTa's kin count positions from after the padding id

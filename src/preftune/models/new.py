@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from preftune.errors import ModelError, SettingsError
 from preftune.files import atomic_folder
@@ -10,7 +10,6 @@ from preftune.models.load import save_weights
 from preftune.models.presets import PRESETS, Preset, model_config
 from preftune.models.templates import COMPACT, COMPACT_TOKENS
 
-TokenizerKind = Literal["bpe", "words"]
 BYTES = 256
 ENCODER_TOKENS = ("[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -22,7 +21,7 @@ def new_model(
     texts: Iterable[str],
     vocab_size: int,
     seed: int,
-    tokenizer: TokenizerKind,
+    tokenizer: str,
 ) -> Path:
     """Write a model folder with random weights and a tokenizer trained on the texts.
 
@@ -55,9 +54,7 @@ def new_model(
     return folder
 
 
-def train_tokenizer(
-    texts: Iterable[str], *, preset: Preset, kind: TokenizerKind, vocab_size: int
-) -> Any:
+def train_tokenizer(texts: Iterable[str], *, preset: Preset, kind: str, vocab_size: int) -> Any:
     """Return a tokenizer for the preset, trained on the texts, special tokens and template set."""
     from transformers import PreTrainedTokenizerFast
 
@@ -88,7 +85,7 @@ def train_tokenizer(
     return made
 
 
-def _parts(kind: TokenizerKind, special: list[str], vocab_size: int) -> tuple[Any, Any]:
+def _parts(kind: str, special: list[str], vocab_size: int) -> tuple[Any, Any]:
     """Return an untrained tokenizer and its trainer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -64,7 +64,7 @@ class PairChat(Chat):
             ModelError: always.
         """
         raise ModelError(
-            f"{self.where}: an encoder writes no text ({len(ids)} ids). Use a causal language model."
+            f"{self.where}: an encoder writes no text ({len(ids)} ids). Use a language model."
         )
 
     def save(self, folder: Path | str) -> None:

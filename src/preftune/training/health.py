@@ -14,18 +14,18 @@ GRADIENT_JUMP = 10.0  # times the median so far
 class Health:
     """Watches the metrics of a run; `note` is what the progress bar shows."""
 
-    rows: deque[Mapping[str, float]] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    rows: deque[Mapping[str, float | int]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     norms: list[float] = field(default_factory=list)
     said: set[str] = field(default_factory=set)
     shown: list[str] = field(default_factory=list)
     note: str = ""
 
-    def replay(self, rows: Iterable[Mapping[str, float]]) -> None:
+    def replay(self, rows: Iterable[Mapping[str, float | int]]) -> None:
         """Take up where a resumed run stood, without saying anything twice."""
         for row in rows:
             list(self.watch(row))
 
-    def watch(self, row: Mapping[str, float]) -> Iterator[str]:
+    def watch(self, row: Mapping[str, float | int]) -> Iterator[str]:
         """Yield each warning the newest row gives cause for, once per run."""
         self.rows.append(row)
         accuracy = f"  accuracy {row['accuracy']:.2f}" if "accuracy" in row else ""
@@ -49,7 +49,7 @@ class Health:
                 f"grew ({margin:+.2f}). Try --nll-weight 0.2, a lower --lr or a larger --beta.",
             )
 
-    def _gradient(self, row: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    def _gradient(self, row: Mapping[str, float | int]) -> Iterator[tuple[str, str]]:
         norm = row["grad_norm"]
         usual = median(self.norms) if len(self.norms) >= WINDOW else None
         if usual is not None and norm > GRADIENT_JUMP * usual:
@@ -61,7 +61,7 @@ class Health:
         self.norms.append(norm)
 
 
-def probe_warnings(row: Mapping[str, float], *, kl_alarm: float) -> Iterator[str]:
+def probe_warnings(row: Mapping[str, float | int], *, kl_alarm: float) -> Iterator[str]:
     """Yield warnings from fresh samples: the policy is far from its reference, or too long."""
     if row["kl"] > kl_alarm:
         yield (

@@ -19,7 +19,7 @@ CURVES = {
 }
 
 
-def plot_run(rows: Sequence[Mapping[str, float]], folder: Path) -> None:
+def plot_run(rows: Sequence[Mapping[str, float | int]], folder: Path) -> None:
     """Write `curves.svg` and `curves.png` into the folder; no rows, no files."""
     drawn = run_figure(rows)
     if drawn is not None:
@@ -27,13 +27,13 @@ def plot_run(rows: Sequence[Mapping[str, float]], folder: Path) -> None:
         save(drawn, folder / "curves.png")
 
 
-def run_svg(rows: Sequence[Mapping[str, float]]) -> str:
+def run_svg(rows: Sequence[Mapping[str, float | int]]) -> str:
     """Return the curves as inline SVG, empty when there are no rows."""
     drawn = run_figure(rows)
     return svg(drawn) if drawn is not None else ""
 
 
-def run_figure(rows: Sequence[Mapping[str, float]]) -> "Figure | None":
+def run_figure(rows: Sequence[Mapping[str, float | int]]) -> "Figure | None":
     """Return one panel per group of metrics that the rows have, None without rows."""
     groups = {
         title: [name for name in names if rows and name in rows[0]]

@@ -10,7 +10,6 @@ from preftune.datasets import dataset_hash, read_pairs
 from preftune.engine.batches import Order, chunks
 from preftune.engine.learner import Learner
 from preftune.losses.pairwise import bradley_terry_loss, centring_penalty, soft_bradley_terry_loss
-from preftune.models.adapters import add_lora
 from preftune.models.chat import load_chat
 from preftune.models.fingerprint import model_fingerprint
 from preftune.models.heads import RewardModel, new_reward_model, save_reward_model
@@ -33,14 +32,13 @@ def train(settings: RewardSettings) -> Path:
     s = checked(settings)
     pairs = read_pairs(s.data)
     held_out = read_pairs(s.held_out) if s.held_out else []
-    chat, model = load_chat(s.model), new_reward_model(s.model, seed=s.run.seed)
+    chat = load_chat(s.model)
+    model = new_reward_model(s.model, seed=s.run.seed, lora=s.lora)
     inputs = {"data": dataset_hash(pairs), "model": model_fingerprint(model, chat)}
     with Run.open(s, method="reward", inputs=inputs) as run:
         if run.finished:
             return run.final
         rows = run.rows_that_fit(pair_rows(pairs, chat), pairs, s.length, model.backbone)
-        if s.lora.lora_rank:
-            model.backbone = add_lora(model.backbone, s.lora, seed=s.run.seed)
         order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
         learner = Learner.of(model, order, s.optimizer)
         model.train()
@@ -48,8 +46,7 @@ def train(settings: RewardSettings) -> Path:
             metrics = backward(model, [rows[number] for number in numbers], s)
             run.update(learner, step=step, metrics=metrics)
         model.eval()
-        mean, std = mean_and_std(model, rows)
-        model.normalise(mean=mean, std=std)
+        model.set_normalisation(*mean_and_std(model, rows))
         if held_out:
             held_rows = run.rows_that_fit(
                 pair_rows(held_out, chat), held_out, s.length, model.backbone, name="held_out"

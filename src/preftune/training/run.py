@@ -108,7 +108,7 @@ class Run:
         """Where the trained model is published."""
         return self.folder / "final"
 
-    def metrics(self) -> list[dict[str, float]]:
+    def metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of every step so far."""
         return read_rows(self.folder / "metrics.jsonl")
 

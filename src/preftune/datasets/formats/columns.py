@@ -1,7 +1,6 @@
 """Columns that may stand beside the text: what raters said, under the same names everywhere."""
 
 from dataclasses import fields
-from functools import cache
 from typing import Any
 
 from preftune.datasets.formats.messages import Messages
@@ -43,13 +42,21 @@ _FIELDS = (
 _CHECKS = {str: text, int: integer, float: number}
 Told = PreferencePair | RankedList | UnpairedRow | Demonstration
 
+_DEFAULTS: dict[type[Told], dict[str, Any]] = {
+    kind: {field.name: field.default for field in fields(kind)}
+    for kind in (PreferencePair, RankedList, UnpairedRow, Demonstration)
+}
+_COLUMNS_OF = {
+    kind: frozenset(
+        {"prompt_id"} | (_NAMES & own.keys()) | ({"rater"} if "provenance" in own else set())
+    )
+    for kind, own in _DEFAULTS.items()
+}
 
-@cache
+
 def columns_of(kind: type[Told]) -> frozenset[str]:
     """Return the names of the columns that a kind of record has a place for."""
-    own = {field.name for field in fields(kind)}
-    rater = {"rater"} if "provenance" in own else set()
-    return frozenset(rater | {"prompt_id"} | (own & _NAMES))
+    return _COLUMNS_OF[kind]
 
 
 def make_pair(row: Row, prompt: Prompt, chosen: Messages, rejected: Messages) -> PreferencePair:
@@ -94,7 +101,7 @@ def source_prompt_id(row: Row) -> str:
 
 def write_columns(record: Told) -> Row:
     """Return the columns of a record that differ from what a reader would assume."""
-    defaults = _defaults(type(record))
+    defaults = _DEFAULTS[type(record)]
     row: Row = {}
     if record.id != _own_id(record):
         row["id"] = record.id
@@ -122,11 +129,6 @@ def demonstration_id(prompt: Prompt, response: Messages) -> str:
 def unpaired_id(prompt: Prompt, response: Messages, *, desirable: bool) -> str:
     """Return the id of an unpaired row whose source has none."""
     return content_id("unpaired", prompt.id, response, desirable)
-
-
-@cache
-def _defaults(kind: type[Told]) -> dict[str, Any]:
-    return {field.name: field.default for field in fields(kind)}
 
 
 def _own_id(record: Told) -> str:

@@ -9,7 +9,10 @@ from preftune.types import Record
 
 
 def _read(row: Row, notes: Notes) -> Record:
-    record = decode(msgspec.json.encode(row))
+    line = msgspec.json.encode(row) + b"\n"
+    record = decode(line)
+    if encode(record) == line:  # as we write it: nothing in it is unknown
+        return record
     for name in _unknown(row, {"type": "", **msgspec.to_builtins(record)}):
         what, fix = f"unknown field {name!r}, not kept", "Nothing to do if that is meant."
         notes.append(Problem(kind="unknown_field", what=what, fix=fix, fatal=False))

@@ -53,7 +53,7 @@ def detect(path: Path, rows: Sequence[tuple[int, Row]]) -> Format:
     Raises:
         DataError: none fits, or several fit equally well; the message lists them.
     """
-    votes = Counter(fmt.name for _, row in rows for fmt in JSON_LINES.values() if fmt.takes(row))
+    votes = Counter(name for _, row in rows for name in _fitting(row))
     ranked = votes.most_common()
     if not ranked:
         line, row = rows[0]
@@ -68,6 +68,12 @@ def detect(path: Path, rows: Sequence[tuple[int, Row]]) -> Format:
             f"Name the format with --format: {', '.join(best)}."
         )
     return JSON_LINES[best[0]]
+
+
+def _fitting(row: Row) -> list[str]:
+    """Return the formats a row looks like; one that states our own `type` is of that alone."""
+    fitting = [fmt.name for fmt in JSON_LINES.values() if fmt.takes(row)]
+    return [PREFTUNE.name] if PREFTUNE.name in fitting else fitting
 
 
 def _closest(row: Row) -> str:

@@ -1,0 +1,207 @@
+"""The whole loop on the care desk: teach, sample, label, tune, prove. Read it downwards."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from preftune.datasets import write_records
+from preftune.demo import labelling, proof
+from preftune.demo.settings import CAUGHT_BY, DemoSettings
+from preftune.demo.story import Story, tell
+from preftune.demo.teaching import teach
+from preftune.demo.world import CareDesk
+from preftune.engine.settings import OptimizerSettings
+from preftune.errors import SettingsError
+from preftune.evaluation.evaluate import write_evaluation
+from preftune.evaluation.gate import GateReport, gate, read_suite, write_gate
+from preftune.evaluation.report import write_report
+from preftune.files import read_json
+from preftune.training import direct, reward
+from preftune.training.settings import DirectSettings, RewardSettings, RunSettings
+from preftune.types import text_of
+
+GATES = Path(__file__).parent / "data" / "gates.yaml"
+MARK = "preftune-demo"  # a file that says that a folder may be made anew
+REWARD_OPTIMIZER = OptimizerSettings(lr=3e-4, epochs=2.0, batch_size=16)
+DPO_OPTIMIZER = OptimizerSettings(lr=2e-4, epochs=2.0, batch_size=16)
+SABOTAGED_LR = 2e-3
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoResult:
+    """How the demo ended."""
+
+    gate: GateReport
+    report: Path
+    caught: tuple[str, ...]  # the gates that stopped it
+    seconds: float
+
+
+def run_demo(s: DemoSettings, say: Say) -> DemoResult:
+    """Run every stage, say what happens, and return the gate's verdict with the report.
+
+    Args:
+        s: where to work, and how to spoil it on purpose.
+        say: prints one line or more.
+
+    Raises:
+        SettingsError: the folder holds something else.
+    """
+    began = time.perf_counter()
+    say_part = _stopwatch(say)
+    folder = _own_folder(s.out)
+    world = CareDesk()
+    prompts = world.eval_prompts()
+
+    say_part("1  the care desk: 240 facts, a log of real-looking questions")
+    say(_log_excerpt(world))
+
+    say_part("2  teach a small model from nothing (SFT)")
+    sft = teach(world, s)
+    before = proof.answer(sft, "sft", prompts, folder)
+    facts = proof.facts_share(world, prompts, before.all)
+    a_a = proof.a_a_test(prompts, before)
+    say(f"   facts right in {facts:.1%} of answers, held-out phrasings, temperature 1")
+    say(
+        f"   A/A test: it beats itself in {a_a.overall.value:.1%} "
+        f"({a_a.overall.low:.1%} to {a_a.overall.high:.1%}): that much is noise"
+    )
+
+    say_part("3  sample replies, compare them: three SIMULATED raters on a 7-point scale")
+    labelled = labelling.sample_and_label(world, before.generator, s)
+    pairs = folder / "pairs.jsonl"
+    write_records(pairs, labelled.pairs, format="preftune")
+    say(_label_lines(labelled))
+
+    say_part("4  a reward model from the pairs")
+    gold_pairs = folder / "gold_pairs.jsonl"
+    write_records(
+        gold_pairs, labelling.held_out_pairs(world, prompts, *before.files), format="preftune"
+    )
+    reward.train(
+        RewardSettings(
+            model=str(sft),
+            data=pairs,
+            held_out=gold_pairs,
+            optimizer=REWARD_OPTIMIZER,
+            run=RunSettings(out=folder / "reward", seed=s.seed, threads=s.threads),
+        )
+    )
+    accuracy = read_json(folder / "reward" / "held_out.json")["model"]["share"]
+    say(f"   right in {accuracy:.1%} of true preferences, on items no rater saw")
+
+    say_part("5  tune: DPO + 0.2 NLL, beta 0.1")
+    tuned = direct.train(dpo_settings(s, sft=sft, pairs=pairs))
+
+    say_part("6  prove it")
+    after = proof.answer(tuned, "tuned", prompts, folder)
+    evaluation = proof.prove(
+        world, prompts, baseline=before, candidate=after, labelled=labelled, run=folder / "dpo"
+    )
+    suite, rules = read_suite(GATES)
+    verdict = gate(evaluation, rules, suite=suite)
+    write_evaluation(folder / "evaluation.json", evaluation)
+    write_gate(folder / "gate.json", verdict)
+    say(_gate_lines(verdict))
+    story = Story(
+        world=world,
+        settings=s,
+        labelled=labelled,
+        before=before,
+        after=after,
+        a_a=a_a,
+        evaluation=evaluation,
+        gate=verdict,
+    )
+    report = folder / "report.html"
+    write_report(report, tell(story, folder))
+    say(_flagship_lines(story))
+    caught = tuple(r.name for r in verdict.results if r.outcome == "fail")
+    return DemoResult(
+        gate=verdict, report=report, caught=caught, seconds=time.perf_counter() - began
+    )
+
+
+def dpo_settings(s: DemoSettings, *, sft: Path, pairs: Path) -> DirectSettings:
+    """Return the settings of the tuning; `lr-x10` is a sabotage of these."""
+    return DirectSettings(
+        model=str(sft),
+        data=pairs,
+        beta=0.1,
+        nll_weight=0.2,
+        optimizer=(
+            OptimizerSettings(lr=SABOTAGED_LR, epochs=2.0, batch_size=16)
+            if s.sabotage == "lr-x10"
+            else DPO_OPTIMIZER
+        ),
+        run=RunSettings(out=s.out / "dpo", seed=s.seed, threads=s.threads),
+    )
+
+
+def expected(s: DemoSettings, result: DemoResult) -> str:
+    """Return a line on whether the gates that must stop a sabotage did."""
+    wanted = CAUGHT_BY.get(s.sabotage, ())
+    missed = [name for name in wanted if name not in result.caught]
+    if not wanted:
+        return ""
+    if missed:
+        return f"sabotage {s.sabotage} got PAST the gates {', '.join(missed)}"
+    return f"sabotage {s.sabotage} was stopped, as it must be, by: {', '.join(wanted)}"
+
+
+def _own_folder(folder: Path) -> Path:
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise SettingsError(f"{folder}: holds something else than a demo. Give another --out.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+    return folder
+
+
+def _stopwatch(say: Say) -> Say:
+    began = time.perf_counter()
+
+    def say_part(title: str) -> None:
+        say(f"\n[{time.perf_counter() - began:5.0f} s]  {title}")
+
+    return say_part
+
+
+def _log_excerpt(world: CareDesk) -> str:
+    rows = world.log_rows(5, seed=1)
+    return "\n".join(
+        f"   {row.channel:5s}  {row.user}\n          → {row.text}"
+        + (f"   (thumb {row.thumbs})" if row.thumbs else "")
+        for row in rows
+    )
+
+
+def _label_lines(labelled: labelling.Labelled) -> str:
+    raters = ", ".join(f"{name} {share:.2f}" for name, share in labelled.accuracy.items())
+    return (
+        f"   {len(labelled.comparisons)} comparisons, {len(labelled.judgments)} judgments "
+        f"→ {len(labelled.pairs)} pairs, {labelled.ties} ties\n"
+        f"   agreement: Krippendorff alpha {labelled.alpha:.2f} "
+        f"({labelled.alpha_low:.2f} to {labelled.alpha_high:.2f}); Dawid–Skene: {raters}\n"
+        f"   the labels are right in {labelled.label_accuracy:.1%} of pairs (known only here)"
+    )
+
+
+def _gate_lines(verdict: GateReport) -> str:
+    width = max(len(result.name) for result in verdict.results)
+    lines = [f"   {r.outcome:10s}  {r.name:{width}s}  {r.sentence}" for r in verdict.results]
+    return "\n".join([*lines, f"   verdict: {verdict.verdict.upper()}"])
+
+
+def _flagship_lines(story: Story) -> str:
+    question = story.world.flagship().messages[-1].content
+    replies = [
+        f"   {name:6s}  {text_of(response.messages)}"
+        for name, answers in (("before", story.before), ("after", story.after))
+        for response in story.flagship_replies(answers)
+    ]
+    return "\n".join([f'\n   "{question}"', *replies])
