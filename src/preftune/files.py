@@ -95,7 +95,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def open_binary(path: Path) -> IO[bytes]:
     """Open a file for reading, `.gz` unpacked on the way."""
     if path.suffix == ".gz":
-        return io.BufferedReader(gzip.open(path, "rb"))  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.open(path, "rb"))
     return path.open("rb")
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
+from types import GenericAlias, UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
@@ -40,9 +40,8 @@ def from_flags(cls: type[T], run: Callable[[T], None]) -> Callable[..., None]:
 def _parameter(name: str, kind: Any, help_text: str) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     names = (f"{flag}/--no-{flag[2:]}",) if bool in (kind, *get_args(kind)) else (flag,)
-    annotation = Annotated[
-        _typer_type(kind), typer.Option(*names, help=help_text, show_default=False)
-    ]
+    shown: Any = typer.Option(*names, help=help_text, show_default=False)
+    annotation: Any = Annotated.__class_getitem__((_typer_type(kind), shown))  # made at run time
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )
@@ -55,7 +54,7 @@ def _typer_type(kind: Any) -> Any:
     )
     part = str if get_origin(parts[0]) is Literal else parts[0]
     if get_origin(part) is tuple:
-        return list[get_args(part)[0]] | None  # type: ignore[misc]
+        part = GenericAlias(list, get_args(part)[:1])
     return part | None
 
 

@@ -15,12 +15,9 @@ group = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
     app.add_typer(group, name="train")
-    for name, settings, run in (
-        ("sft", SftSettings, sft),
-        ("reward", RewardSettings, reward),
-        ("direct", DirectSettings, direct),
-    ):
-        group.command(name)(from_flags(settings, run))
+    group.command("sft")(from_flags(SftSettings, sft))
+    group.command("reward")(from_flags(RewardSettings, reward))
+    group.command("direct")(from_flags(DirectSettings, direct))
 
 
 def sft(settings: SftSettings) -> None:

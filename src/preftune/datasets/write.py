@@ -157,7 +157,7 @@ def _conversations(record: Record) -> Conversations:
             return (prompt.messages + response,)
         case Prompt(messages=messages):
             return (messages,)
-    raise DataError(f"record {record.id!r}: not the same when read back. Report this as a bug.")
+    raise DataError(f"record {record.id!r}: not the same when read back. Give finite numbers.")
 
 
 def _prompt_of(record: Record) -> tuple[Message, ...]:

@@ -17,10 +17,11 @@ from preftune.errors import SettingsError
 from preftune.evaluation.evaluate import write_evaluation
 from preftune.evaluation.gate import GateReport, gate, read_suite, write_gate
 from preftune.evaluation.report import write_report
-from preftune.files import read_json
+from preftune.evaluation.win_rate import WinRate
 from preftune.training import direct, reward
+from preftune.training.held_out import HeldOut, read_held_out
 from preftune.training.settings import DirectSettings, RewardSettings, RunSettings
-from preftune.types import text_of
+from preftune.types import PreferencePair, text_of
 
 GATES = Path(__file__).parent / "data" / "gates.yaml"
 MARK = "preftune-demo"  # a file that says that a folder may be made anew
@@ -37,8 +38,12 @@ class DemoResult:
 
     gate: GateReport
     report: Path
-    caught: tuple[str, ...]  # the gates that stopped it
     seconds: float
+
+    @property
+    def caught(self) -> tuple[str, ...]:
+        """The gates that did not let it pass."""
+        return tuple(result.name for result in self.gate.missed())
 
 
 def run_demo(s: DemoSettings, say: Say) -> DemoResult:
@@ -52,60 +57,35 @@ def run_demo(s: DemoSettings, say: Say) -> DemoResult:
         SettingsError: the folder holds something else.
     """
     began = time.perf_counter()
-    say_part = _stopwatch(say)
+    part = _stopwatch(say)
     folder = _own_folder(s.out)
     world = CareDesk()
     prompts = world.eval_prompts()
 
-    say_part("1  the care desk: 240 facts, a log of real-looking questions")
+    part("1  the care desk: 240 facts, a log of questions and replies")
     say(_log_excerpt(world))
-
-    say_part("2  teach a small model from nothing (SFT)")
+    part("2  teach a small model from nothing (SFT)")
     sft = teach(world, s)
     before = proof.answer(sft, "sft", prompts, folder)
-    facts = proof.facts_share(world, prompts, before.all)
     a_a = proof.a_a_test(prompts, before)
-    say(f"   facts right in {facts:.1%} of answers, held-out phrasings, temperature 1")
-    say(
-        f"   A/A test: it beats itself in {a_a.overall.value:.1%} "
-        f"({a_a.overall.low:.1%} to {a_a.overall.high:.1%}): that much is noise"
-    )
-
-    say_part("3  sample replies, compare them: three SIMULATED raters on a 7-point scale")
+    say(_sft_lines(proof.facts_share(world, prompts, before.all), a_a))
+    part("3  sample replies, compare them: three SIMULATED raters on a 7-point scale")
     labelled = labelling.sample_and_label(world, before.generator, s)
     pairs = folder / "pairs.jsonl"
     write_records(pairs, labelled.pairs, format="preftune")
     say(_label_lines(labelled))
-
-    say_part("4  a reward model from the pairs")
-    gold_pairs = folder / "gold_pairs.jsonl"
-    write_records(
-        gold_pairs, labelling.held_out_pairs(world, prompts, *before.files), format="preftune"
-    )
-    reward.train(
-        RewardSettings(
-            model=str(sft),
-            data=pairs,
-            held_out=gold_pairs,
-            optimizer=REWARD_OPTIMIZER,
-            run=RunSettings(out=folder / "reward", seed=s.seed, threads=s.threads),
-        )
-    )
-    accuracy = read_json(folder / "reward" / "held_out.json")["model"]["share"]
-    say(f"   right in {accuracy:.1%} of true preferences, on items no rater saw")
-
-    say_part("5  tune: DPO + 0.2 NLL, beta 0.1")
+    part("4  a reward model from the pairs")
+    truth = labelling.held_out_pairs(world, prompts, *before.files)
+    say(_reward_line(_train_reward(s, sft=sft, pairs=pairs, truth=truth)))
+    part("5  tune: DPO + 0.2 NLL, beta 0.1")
     tuned = direct.train(dpo_settings(s, sft=sft, pairs=pairs))
-
-    say_part("6  prove it")
+    part("6  prove it")
     after = proof.answer(tuned, "tuned", prompts, folder)
     evaluation = proof.prove(
         world, prompts, baseline=before, candidate=after, labelled=labelled, run=folder / "dpo"
     )
     suite, rules = read_suite(GATES)
     verdict = gate(evaluation, rules, suite=suite)
-    write_evaluation(folder / "evaluation.json", evaluation)
-    write_gate(folder / "gate.json", verdict)
     say(_gate_lines(verdict))
     story = Story(
         world=world,
@@ -117,13 +97,35 @@ def run_demo(s: DemoSettings, say: Say) -> DemoResult:
         evaluation=evaluation,
         gate=verdict,
     )
-    report = folder / "report.html"
-    write_report(report, tell(story, folder))
     say(_flagship_lines(story))
-    caught = tuple(r.name for r in verdict.results if r.outcome == "fail")
-    return DemoResult(
-        gate=verdict, report=report, caught=caught, seconds=time.perf_counter() - began
+    report = _write_all(story, folder)
+    return DemoResult(gate=verdict, report=report, seconds=time.perf_counter() - began)
+
+
+def _train_reward(
+    s: DemoSettings, *, sft: Path, pairs: Path, truth: list[PreferencePair]
+) -> HeldOut:
+    """Return how the reward model does on true preferences about items that no rater saw."""
+    held_out = s.out / "gold_pairs.jsonl"
+    write_records(held_out, truth, format="preftune")
+    reward.train(
+        RewardSettings(
+            model=str(sft),
+            data=pairs,
+            held_out=held_out,
+            optimizer=REWARD_OPTIMIZER,
+            run=RunSettings(out=s.out / "reward", seed=s.seed, threads=s.threads),
+        )
     )
+    return read_held_out(s.out / "reward")
+
+
+def _write_all(story: Story, folder: Path) -> Path:
+    """Write evaluation, gate and report; return the report."""
+    write_evaluation(folder / "evaluation.json", story.evaluation)
+    write_gate(folder / "gate.json", story.gate)
+    write_report(folder / "report.html", tell(story, folder))
+    return folder / "report.html"
 
 
 def dpo_settings(s: DemoSettings, *, sft: Path, pairs: Path) -> DirectSettings:
@@ -177,6 +179,22 @@ def _log_excerpt(world: CareDesk) -> str:
         f"   {row.channel:5s}  {row.user}\n          → {row.text}"
         + (f"   (thumb {row.thumbs})" if row.thumbs else "")
         for row in rows
+    )
+
+
+def _sft_lines(facts: float, a_a: WinRate) -> str:
+    part = a_a.overall
+    return (
+        f"   facts right in {facts:.1%} of answers (held-out phrasings, temperature 1)\n"
+        f"   A/A test: it beats itself in {part.value:.1%} "
+        f"({part.low:.1%} to {part.high:.1%}): that much is noise"
+    )
+
+
+def _reward_line(held_out: HeldOut) -> str:
+    return (
+        f"   right in {held_out.model.share:.1%} of true preferences on items no rater saw; "
+        f"length alone: {held_out.length_only.share:.1%}"
     )
 
 

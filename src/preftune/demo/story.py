@@ -11,9 +11,10 @@ from preftune.evaluation.evaluate import Evaluation
 from preftune.evaluation.gate import GateReport
 from preftune.evaluation.report import Example, Plot, ReportData, Section, Table
 from preftune.evaluation.win_rate import WinRate
-from preftune.files import read_json, sha256_of
+from preftune.files import sha256_of
 from preftune.plots import BLUE, GREY, figure, svg
 from preftune.responses.generator import Request
+from preftune.training.held_out import read_held_out
 from preftune.training.plots import run_svg
 from preftune.training.run import read_rows
 from preftune.types import Response, text_of
@@ -74,7 +75,6 @@ def tell(story: Story, folder: Path) -> ReportData:
         provenance={
             "seed": str(story.settings.seed),
             "pairs (SHA-256)": sha256_of(folder / "pairs.jsonl"),
-            "SFT model": story.before.generator.model.config.name_or_path,
             "settings": str(folder / "dpo" / "settings.yaml"),
         },
     )
@@ -125,20 +125,17 @@ def _labels_section(story: Story) -> Section:
 
 
 def _reward_section(folder: Path) -> Section:
-    held_out = read_json(folder / "reward" / "held_out.json")
+    held_out = read_held_out(folder / "reward")
+    shares = (("reward model", held_out.model), ("length only", held_out.length_only))
     rows = tuple(
-        (
-            name,
-            f"{held_out[key]['share']:.3f}",
-            f"{held_out[key]['low']:.3f} to {held_out[key]['high']:.3f}",
-        )
-        for name, key in (("reward model", "model"), ("length only", "length_only"))
+        (name, f"{share.share:.3f}", f"{share.low:.3f} to {share.high:.3f}")
+        for name, share in shares
     )
     return Section(
         title="Reward model",
         text=(
-            f"Accuracy on {held_out['model']['n']} pairs by true quality, all on items that no "
-            f"rater saw. Length alone ({held_out['length_rule']}) is the bar to clear."
+            f"Accuracy on {held_out.model.n} pairs by true quality, all on items that no "
+            f"rater saw. Length alone ({held_out.length_rule}) is the bar to clear."
         ),
         tables=(Table(header=("judge", "right", "95 % interval"), rows=rows),),
         plots=_curves(folder / "reward"),

@@ -121,9 +121,10 @@ def verify(folder: Path) -> str | None:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: {error}. Delete this checkpoint.") from error
+    return tensors
 
 
 def _step_folders(root: Path) -> list[Path]:

@@ -41,7 +41,8 @@ def cached(path: Path, key: str, compute: Callable[[], Tensor]) -> Float[Tensor,
     """Return what `compute` gives, from `path` when it was computed before under the same key."""
     file = path / "logps.safetensors"
     if file.exists() and (path / "key").read_text() == key:
-        return load_file(file)["logps"]
+        kept: Tensor = load_file(file)["logps"]
+        return kept
     logps = compute()
     with atomic_folder(path) as writing:
         save_file({"logps": logps}, writing / file.name)

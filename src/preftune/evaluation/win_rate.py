@@ -99,11 +99,7 @@ def win_rate(
         c.id: sides for c in shown.values() if (sides := _sides(c, candidate, baseline)) is not None
     }
     if not of_two:
-        known = sorted({r.generator or "(none)" for c in shown.values() for r in c.responses})
-        raise DataError(
-            f"win rate: no comparison of {candidate!r} and {baseline!r}. "
-            f"Generators in the file: {', '.join(known) or 'none'}."
-        )
+        raise _none_of_two(shown.values(), candidate, baseline)
     lengths = {
         c_id: (length(shown[c_id].responses[c]), length(shown[c_id].responses[b]))
         for c_id, (c, b) in of_two.items()
@@ -124,6 +120,14 @@ def win_rate(
             deltas=[v.delta for v in verdicts],
             prompts=[v.prompt_id for v in verdicts],
         ),
+    )
+
+
+def _none_of_two(shown: Iterable[Comparison], candidate: str, baseline: str) -> DataError:
+    known = sorted({r.generator or "(none)" for c in shown for r in c.responses})
+    return DataError(
+        f"win rate: no comparison of {candidate!r} and {baseline!r}. "
+        f"Generators in the file: {', '.join(known) or 'none'}."
     )
 
 

@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 Kind = Literal["decoder", "encoder"]
 
+INIT_STD_AT_1 = 0.68
+"""Std of fresh decoder weights times sqrt(width): .06 at width 128, where .02 learns far slower."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
@@ -58,4 +61,10 @@ def model_config(preset: Preset, *, vocab_size: int, end_id: int, pad_id: int) -
         return BertConfig(**shared)
     from transformers import LlamaConfig
 
-    return LlamaConfig(**shared, tie_word_embeddings=True, bos_token_id=None, eos_token_id=end_id)
+    return LlamaConfig(
+        **shared,
+        initializer_range=INIT_STD_AT_1 / preset.width**0.5,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=end_id,
+    )

@@ -52,9 +52,9 @@ def train(settings: DirectSettings) -> Path:
     with Run.open(s, method="direct", inputs=inputs) as run:
         if run.finished:
             return run.final
-        rows = run.rows_that_fit(pair_rows(pairs, chat), pairs, s.length, policy)
+        rows = run.rows_that_fit(pair_rows(pairs, chat), pairs, s.length, chat)
         held_rows = run.rows_that_fit(
-            pair_rows(held_out, chat), held_out, s.length, policy, name="held_out"
+            pair_rows(held_out, chat), held_out, s.length, chat, name="held_out"
         )
         order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
         reference = run.reference(policy, rows, order.micro_batches(s.optimizer.micro_batch))

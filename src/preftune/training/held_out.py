@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
+
+from preftune.files import read_json
 from preftune.stats.intervals import wilson
 from preftune.types import PreferencePair, text_of
+
+FILE = "held_out.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +56,11 @@ def held_out_report(
         length_only=_share([direction * _sign(_length_gap(pair)) for pair in pairs]),
         length_rule="longer wins" if longer else "shorter wins",
     )
+
+
+def read_held_out(run: Path) -> HeldOut:
+    """Return the report that a run on held-out pairs has written."""
+    return msgspec.convert(read_json(run / FILE), HeldOut)
 
 
 def _share(signs: Sequence[int]) -> Share:

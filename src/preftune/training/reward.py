@@ -38,7 +38,7 @@ def train(settings: RewardSettings) -> Path:
     with Run.open(s, method="reward", inputs=inputs) as run:
         if run.finished:
             return run.final
-        rows = run.rows_that_fit(pair_rows(pairs, chat), pairs, s.length, model.backbone)
+        rows = run.rows_that_fit(pair_rows(pairs, chat), pairs, s.length, chat)
         order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
         learner = Learner.of(model, order, s.optimizer)
         model.train()
@@ -49,7 +49,7 @@ def train(settings: RewardSettings) -> Path:
         model.set_normalisation(*mean_and_std(model, rows))
         if held_out:
             held_rows = run.rows_that_fit(
-                pair_rows(held_out, chat), held_out, s.length, model.backbone, name="held_out"
+                pair_rows(held_out, chat), held_out, s.length, chat, name="held_out"
             )
             run.report_held_out(
                 trained_on=pairs,

@@ -15,6 +15,7 @@ from preftune.records import encode
 from preftune.training.settings import LengthSettings
 from preftune.types import Demonstration, PreferencePair
 
+UNLIMITED = 1 << 30  # tokens
 CHUNK = 256  # records between two moves of the progress bar
 
 
@@ -148,11 +149,9 @@ def fit_length(
     return [_cut_prompt(row, limit, number) for number, row in enumerate(rows)]
 
 
-def model_limit(model: object) -> int:
-    """Return how many tokens a model can hold, by its config."""
-    config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+def model_limit(chat: Chat) -> int:
+    """Return how many tokens the model of a chat can hold; without a word of its config, all."""
+    return chat.max_length or UNLIMITED
 
 
 def _length(row: DemonstrationRow | PairRow) -> int:
@@ -169,11 +168,16 @@ def _cut_prompt(row: Row, limit: int, number: int) -> Row:
             f"row {number + 1}: a response alone is longer than {limit} tokens and is never cut. "
             "Raise --max-length, or use --on-long drop."
         )
-    changed = {
-        name: dataclasses.replace(
-            value, prompt_ids=value.prompt_ids[excess:], own=value.own[excess:]
-        )
-        for name in ("sequence", "chosen", "rejected")
-        if isinstance(value := getattr(row, name, None), TokenSequence)
-    }
-    return dataclasses.replace(row, **changed)
+    if isinstance(row, DemonstrationRow):
+        return dataclasses.replace(row, sequence=_without_start(row.sequence, excess))
+    return dataclasses.replace(
+        row,
+        chosen=_without_start(row.chosen, excess),
+        rejected=_without_start(row.rejected, excess),
+    )
+
+
+def _without_start(sequence: TokenSequence, tokens: int) -> TokenSequence:
+    return dataclasses.replace(
+        sequence, prompt_ids=sequence.prompt_ids[tokens:], own=sequence.own[tokens:]
+    )

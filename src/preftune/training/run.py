@@ -38,10 +38,11 @@ from preftune.engine.learner import Learner
 from preftune.engine.reference import cached, reference_logps
 from preftune.errors import CheckpointError, HealthError, SettingsError
 from preftune.files import append_jsonl, atomic_folder, read_json, write_atomic, write_json
+from preftune.models.chat import Chat
 from preftune.progress import progress
 from preftune.settings import build, flat, read_yaml, write_yaml
 from preftune.training.health import Health, probe_warnings
-from preftune.training.held_out import held_out_report
+from preftune.training.held_out import FILE, held_out_report
 from preftune.training.plots import plot_run
 from preftune.training.probe import Probe
 from preftune.training.rows import PairRow, Row, fit_length, model_limit
@@ -119,7 +120,7 @@ class Run:
         ends the step at hand, saves and raises `Stopped`; a second one ends the process at once.
         """
         done = self._restore(learner)
-        if self.stop_reason:
+        if self._ended():
             return
         steps = learner.order.steps
         with progress(self.folder.name, steps, done=done) as advance, _signals() as asked:
@@ -130,12 +131,12 @@ class Run:
                 seconds = round(time.perf_counter() - began, 4)
                 append_jsonl(self.folder / "timing.jsonl", {"step": step, "seconds": seconds})
                 advance(note=self.health.note)
-                last = step + 1 == steps or bool(self.stop_reason)
+                last = step + 1 == steps or self._ended()
                 if last or asked() or (step + 1) % self.settings.save_every == 0:
                     self._save(step + 1, learner)
                 if asked() and not last:
                     raise Stopped(f"{self.folder}: stopped and saved after step {step + 1}")
-                if self.stop_reason:
+                if self._ended():
                     return
 
     def update(self, learner: Learner, *, step: int, metrics: Mapping[str, float]) -> None:
@@ -157,14 +158,14 @@ class Run:
         rows: Sequence[Row],
         records: Sequence[Demonstration] | Sequence[PreferencePair],
         settings: LengthSettings,
-        model: nn.Module,
+        chat: Chat,
         *,
         name: str = "train",
     ) -> list[Row]:
         """Return the rows the model can hold; dropped ones go to a file here, with a warning."""
         dropped = self.folder / f"dropped_{name}.jsonl"
         fitting = fit_length(
-            rows, records, settings=settings, model_limit=model_limit(model), dropped=dropped
+            rows, records, settings=settings, model_limit=model_limit(chat), dropped=dropped
         )
         if len(fitting) < len(rows):
             self.warn(
@@ -209,7 +210,7 @@ class Run:
     ) -> None:
         """Write `held_out.json`: pair accuracy with interval, beside the length-only one."""
         report = held_out_report(trained_on=trained_on, pairs=pairs, margins=margins)
-        write_json(self.folder / "held_out.json", report)
+        write_json(self.folder / FILE, report)
 
     def warn(self, message: str, *, step: int | None = None) -> None:
         """Keep a warning with the run and show it."""
@@ -223,6 +224,9 @@ class Run:
             write_json(writing / MANIFEST, manifest_of(writing))
         plot_run(self.metrics(), self.folder / "plots")
         return self.final
+
+    def _ended(self) -> bool:
+        return bool(self.stop_reason)
 
     def _enter(self, settings: Any, *, method: str) -> None:
         for left_over in self.folder.rglob(".*.tmp"):

@@ -33,7 +33,7 @@ def train(settings: SftSettings) -> Path:
         if run.finished:
             return run.final
         encoded = demonstration_rows(records, chat, train_on=s.train_on)
-        rows = run.rows_that_fit(encoded, records, s.length, policy)
+        rows = run.rows_that_fit(encoded, records, s.length, chat)
         policy = add_lora(policy, s.lora, seed=s.run.seed) if s.lora.lora_rank else policy
         order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
         learner = Learner.of(policy, order, s.optimizer)

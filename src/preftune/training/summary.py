@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import msgspec
-
-from preftune.files import read_json
-from preftune.training.held_out import HeldOut
+from preftune.training.held_out import FILE, read_held_out
 from preftune.training.run import read_rows
 
 
@@ -16,9 +13,8 @@ def summary(folder: Path) -> str:
         f"{len(rows)} steps, loss {rows[0]['loss']:.4f} → {rows[-1]['loss']:.4f} nats",
         *(f"warning: {row['warning']}" for row in read_rows(folder / "warnings.jsonl")),
     ]
-    held_out = folder / "held_out.json"
-    if held_out.exists():
-        lines.append(str(msgspec.convert(read_json(held_out), HeldOut)))
+    if (folder / FILE).exists():
+        lines.append(str(read_held_out(folder)))
     lines.append(f"model: {folder / 'final'}")
     lines.append(f"curves: {folder / 'plots' / 'curves.svg'}")
     return "\n".join(lines)
