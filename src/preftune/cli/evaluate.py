@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from preftune.errors import SettingsError
+
 if TYPE_CHECKING:
     from preftune.evaluation.evaluate import Evaluation
     from preftune.evaluation.gate import GateReport
@@ -25,7 +27,7 @@ def judge_rules(
     out: Annotated[Path, typer.Option(help="File of comparisons and judgments to write.")],
     references: Annotated[
         Path | None,
-        typer.Option(help="Right answers, as responses; for bleu, rouge-… and exact."),
+        typer.Option(help="Right answers: responses, chats, or what pairs chose."),
     ] = None,
     pattern: Annotated[str, typer.Option(help="Regular expression of the rule regex.")] = "",
     prefer: Annotated[
@@ -41,21 +43,16 @@ def judge_rules(
     --rule rouge-l --references answers.jsonl --out judged.jsonl
     """
     from preftune.comparisons.rules import Rule, judge_by_rule, pair_responses
-    from preftune.datasets.read import read_prompts, read_responses
+    from preftune.datasets.read import read_prompts, read_references, read_responses
     from preftune.datasets.write import write_records
     from preftune.settings import build
-    from preftune.types import text_of
 
     settings = build(
         Rule,
         {"rule": rule, "pattern": pattern, "prefer": prefer, "tie_within": tie_within},
         where="command line",
     )
-    known: dict[str, list[str]] | None = None
-    if references is not None:
-        known = {}
-        for answer in read_responses(references):
-            known.setdefault(answer.prompt_id, []).append(text_of(answer.messages))
+    known = read_references(references) if references is not None else None
     comparisons = pair_responses(
         read_prompts(prompts), read_responses(first), read_responses(second)
     )
@@ -82,11 +79,19 @@ def evaluate(
         Path | None, typer.Option(help="Other measures: a JSON array of name, value, n, …")
     ] = None,
     dimension: Annotated[str, typer.Option(help="Which judgments count.")] = "overall",
+    policy: Annotated[
+        str | None, typer.Option(help="Folder of the candidate, to measure its sampled KL.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Folder of the model it was tuned from; with --policy.")
+    ] = None,
     simulated_labels: Annotated[
         bool, typer.Option("--simulated-labels", help="The raters are programs; reports say so.")
     ] = False,
 ) -> None:
     """Measure a candidate against a baseline: wins, regressions, slices, length; with intervals.
+
+    With --policy and --reference also the sampled KL per reply.
 
     Example: preftune evaluate --judged judged.jsonl --candidate tuned --baseline base
     --checks checks.jsonl --out evaluation.json
@@ -96,7 +101,16 @@ def evaluate(
     from preftune.evaluation.evaluate import read_checks, read_measures, write_evaluation
     from preftune.files import sha256_of
 
+    if (policy is None) != (reference is None):
+        raise SettingsError("command line: --policy needs --reference, and it --policy. Give both.")
     comparisons, judgments = read_comparisons(judged)
+    extra = list(read_measures(measures)) if measures else []
+    if policy is not None and reference is not None:
+        from preftune.evaluation.kl import kl_of_comparisons
+
+        extra.append(
+            kl_of_comparisons(comparisons, candidate=candidate, policy=policy, reference=reference)
+        )
     sources = [path for path in (judged, checks, measures) if path is not None]
     found = measure(
         comparisons,
@@ -105,7 +119,7 @@ def evaluate(
         baseline=baseline,
         dimension=dimension,
         checks=read_checks(checks) if checks else (),
-        measures=read_measures(measures) if measures else (),
+        measures=extra,
         simulated_labels=simulated_labels,
         provenance={path.name: f"sha256 {sha256_of(path)}" for path in sources},
     )

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import GenericAlias, UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import typer
 
@@ -41,7 +41,7 @@ def _parameter(name: str, kind: Any, help_text: str) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     names = (f"{flag}/--no-{flag[2:]}",) if bool in (kind, *get_args(kind)) else (flag,)
     shown: Any = typer.Option(*names, help=help_text, show_default=False)
-    annotation: Any = Annotated.__class_getitem__((_typer_type(kind), shown))  # made at run time
+    annotation = cast(Any, Annotated)[_typer_type(kind), shown]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )

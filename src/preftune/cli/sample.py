@@ -33,6 +33,9 @@ def sample_command(
     max_new_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Most responses written at once.")] = 256,
+    name: Annotated[
+        str, typer.Option(help="Who answers, as written on each response; else folder@hash.")
+    ] = "",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Draw responses to prompts from a model; stopped at any moment, the same command goes on.
@@ -56,7 +59,7 @@ def sample_command(
     from preftune.responses.sample import sample
 
     asked = read_prompts(prompts)
-    generator = load_generator(model, settings, trust_remote_code=trust_remote_code)
+    generator = load_generator(model, settings, name=name, trust_remote_code=trust_remote_code)
     _print_sampled(sample(asked, generator, n=n, seed=seed, out=out, block=4 * batch_size))
 
 

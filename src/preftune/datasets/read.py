@@ -23,6 +23,7 @@ from preftune.types import (
     Record,
     Response,
     UnpairedRow,
+    text_of,
 )
 
 R = TypeVar("R", bound=Record)
@@ -150,6 +151,23 @@ def read_prompts(path: str | Path, *, format: str | None = None) -> list[Prompt]
         prompt = record if isinstance(record, Prompt) else record.prompt
         found.setdefault(prompt.id, prompt)
     return list(found.values())
+
+
+def read_references(path: str | Path, *, format: str | None = None) -> dict[str, list[str]]:
+    """Read the right answers to each prompt id: responses, demonstrations, or what pairs chose."""
+    found: dict[str, list[str]] = {}
+    for record in read_records(path, format=format).records:
+        match record:
+            case Response(prompt_id=prompt_id, messages=messages):
+                pass
+            case Demonstration(prompt=Prompt(id=prompt_id), response=messages):
+                pass
+            case PreferencePair(prompt=Prompt(id=prompt_id), chosen=messages):
+                pass
+            case _:
+                raise _wrong_kind(path, Response, record)
+        found.setdefault(prompt_id, []).append(text_of(messages))
+    return found
 
 
 def read_comparisons(

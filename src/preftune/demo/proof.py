@@ -12,11 +12,12 @@ from preftune.demo.prompts import tag
 from preftune.demo.raters import show
 from preftune.demo.world import MAX_REPLY_TOKENS, CareDesk
 from preftune.evaluation.evaluate import Evaluation, evaluate
+from preftune.evaluation.kl import kl_measure
 from preftune.evaluation.measures import Measure, mean_measure
 from preftune.evaluation.regression import Item, PairedCheck, paired_check
 from preftune.evaluation.win_rate import WinRate, win_rate
 from preftune.inference.backend import TransformersGenerator, load_generator
-from preftune.inference.score import sampled_kl, sequence_logps
+from preftune.inference.score import sequence_logps
 from preftune.responses.generator import GenerateSettings
 from preftune.responses.sample import sample
 from preftune.training.run import read_rows
@@ -54,8 +55,7 @@ def sliced(prompt: Prompt) -> Prompt:
 
 def answer(model: Path, name: str, prompts: Sequence[Prompt], folder: Path) -> Answers:
     """Return the model's replies to the prompts under each seed, from files when there already."""
-    generator = load_generator(model, REPLIES)
-    generator.name = name
+    generator = load_generator(model, REPLIES, name=name)
     files = tuple(folder / f"{name}-{seed}.jsonl" for seed in SEEDS)
     for seed, file in zip(SEEDS, files, strict=True):
         sample(prompts, generator, n=1, seed=seed, out=file)
@@ -119,7 +119,13 @@ def prove(
             check(world, prompts, baseline, candidate, name="other", kinds=OTHER_KINDS),
         ],
         measures=[
-            kl_measure(prompts, baseline, candidate),
+            kl_measure(
+                candidate.generator.model,
+                baseline.generator.model,
+                candidate.generator.chat,
+                prompts={p.id: p for p in prompts},
+                responses=candidate.all,
+            ),
             displacement_measure(run),
             data_measure(labelled, baseline),
             audit_measure(prompts, baseline, candidate),
@@ -154,21 +160,6 @@ def check(
         candidate=passed(candidate),
         tags={p.id: sliced(p).tags for p in asked.values()},
         clusters={p.id: _card(p) for p in asked.values()},
-    )
-
-
-def kl_measure(prompts: Sequence[Prompt], baseline: Answers, candidate: Answers) -> Measure:
-    """Return the sampled KL of the candidate to the baseline, nats per reply."""
-    asked = {p.id: p for p in prompts}
-    chat = candidate.generator.chat
-    sequences = [chat.encode(asked[r.prompt_id], r.messages) for r in candidate.all]
-    kl = sampled_kl(candidate.generator.model, baseline.generator.model, sequences)
-    return mean_measure(
-        "kl",
-        kl.tolist(),
-        [r.prompt_id for r in candidate.all],
-        unit="nats per reply",
-        note="fresh replies of the tuned model, against the SFT model",
     )
 
 

@@ -69,11 +69,15 @@ class TransformersGenerator:
 
 
 def load_generator(
-    folder_or_id: str | Path, settings: GenerateSettings, *, trust_remote_code: bool = False
+    folder_or_id: str | Path,
+    settings: GenerateSettings,
+    *,
+    name: str = "",
+    trust_remote_code: bool = False,
 ) -> TransformersGenerator:
     """Return a generator from a model folder, adapter folder or hub id.
 
-    Its name is the folder's name with the first 12 digits of the fingerprint of weights and
+    Without a `name` it is the folder's with the first 12 digits of the fingerprint of weights and
     template, `tuned@3f2a…`: other weights under the same name are never taken for these.
 
     Raises:
@@ -83,5 +87,5 @@ def load_generator(
     model = load_policy(folder_or_id, trust_remote_code=trust_remote_code)
     if torch.cuda.is_available():
         model.to("cuda")
-    name = f"{Path(folder_or_id).resolve().name}@{model_fingerprint(model, chat)[:12]}"
+    name = name or f"{Path(folder_or_id).resolve().name}@{model_fingerprint(model, chat)[:12]}"
     return TransformersGenerator(model, chat, settings, name)
