@@ -48,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except typer.Exit as left:
         return left.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("stopped", err=True)
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        said = str(stop) or str(stop.__cause__ or "")  # typer wraps an interrupt in an Abort
+        typer.echo(said or "stopped", err=True)
         return 130
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):

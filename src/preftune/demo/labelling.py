@@ -41,7 +41,7 @@ def sample_and_label(
     world: CareDesk, generator: TransformersGenerator, s: DemoSettings
 ) -> Labelled:
     """Return labelled pairs over samples of the model itself, spoilt if a sabotage asks for it."""
-    prompts = world.label_prompts(PROMPTS, seed=s.seed)
+    prompts = world.label_prompts(PROMPTS // 10 if s.quick else PROMPTS, seed=s.seed)
     out = s.out / "samples.jsonl"
     sample(prompts, generator, n=SAMPLES, seed=s.seed, out=out)
     by_prompt = {prompt.id: prompt for prompt in prompts}

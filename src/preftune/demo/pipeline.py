@@ -28,6 +28,7 @@ MARK = "preftune-demo"  # a file that says that a folder may be made anew
 REWARD_OPTIMIZER = OptimizerSettings(lr=3e-4, epochs=2.0, batch_size=16)
 DPO_OPTIMIZER = OptimizerSettings(lr=2e-4, epochs=2.0, batch_size=16)
 SABOTAGED_LR = 2e-3
+QUICK_SHARE = 10
 
 Say = Callable[[str], None]
 
@@ -60,7 +61,7 @@ def run_demo(s: DemoSettings, say: Say) -> DemoResult:
     part = _stopwatch(say)
     folder = _own_folder(s.out)
     world = CareDesk()
-    prompts = world.eval_prompts()
+    prompts = world.eval_prompts()[:: QUICK_SHARE if s.quick else 1]
 
     part("1  the care desk: 240 facts, a log of questions and replies")
     say(_log_excerpt(world))

@@ -32,6 +32,9 @@ class DemoSettings:
     fresh: Annotated[
         bool, Meta(description="Teach the SFT model anew even when the cache holds it.")
     ] = False
+    quick: Annotated[
+        bool, Meta(description="A tenth of the work: shows every stage, proves nothing.")
+    ] = False
     threads: Annotated[int, Meta(ge=0, description="CPU threads; 0 leaves torch's choice.")] = 0
 
 

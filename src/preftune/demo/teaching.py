@@ -27,7 +27,7 @@ def teach(world: CareDesk, s: DemoSettings) -> Path:
     The cache is keyed by the content of the rows, the words, and all settings. An interrupted
     training goes on where it stopped.
     """
-    rows = world.sft_rows(ROWS, seed=0)
+    rows = world.sft_rows(ROWS // 10 if s.quick else ROWS, seed=0)
     folder = s.out / "teaching" if s.fresh else cache_folder() / _key(rows, world.texts())
     settings = SftSettings(
         model=str(folder / "base"),

@@ -49,7 +49,7 @@ from preftune.training.rows import PairRow, Row, fit_length, model_limit
 from preftune.training.settings import LengthSettings, RunSettings
 from preftune.types import Demonstration, PreferencePair
 
-MAY_CHANGE = {"save_every"}  # on resume; everything else changes the result
+MAY_CHANGE = {"save_every", "threads"}  # on resume; everything else changes the result
 
 
 class Stopped(KeyboardInterrupt):
@@ -135,7 +135,10 @@ class Run:
                 if last or asked() or (step + 1) % self.settings.save_every == 0:
                     self._save(step + 1, learner)
                 if asked() and not last:
-                    raise Stopped(f"{self.folder}: stopped and saved after step {step + 1}")
+                    raise Stopped(
+                        f"{self.folder}: stopped and saved after step {step + 1} of {steps}. "
+                        "Run the same command to go on."
+                    )
                 if self._ended():
                     return
 

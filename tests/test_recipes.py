@@ -1,0 +1,64 @@
+"""Each recipe runs as a user would run it: the first loss known, less at the end."""
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from preftune.datasets import write_records
+from preftune.models.new import new_model
+from preftune.types import Demonstration, PreferencePair, assistant, make_prompt, user
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipes")
+    rows = [
+        PreferencePair(
+            id=f"pair-{n}",
+            prompt=make_prompt(user(f"question {n} ?")),
+            chosen=(assistant(f"a kind answer to {n} ."),),
+            rejected=(assistant(f"no {n} ."),),
+        )
+        for n in range(16)
+    ]
+    texts = [m.content for r in rows for m in (*r.prompt.messages, *r.chosen, *r.rejected)]
+    new_model(folder / "base", preset="tiny", texts=texts, vocab_size=60, seed=0, tokenizer="words")
+    write_records(folder / "pairs.jsonl", rows, format="preftune")
+    chats = [Demonstration(id=r.id, prompt=r.prompt, response=r.chosen) for r in rows]
+    write_records(folder / "chats.jsonl", chats, format="preftune")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "first"),
+    [
+        ("dpo", ["--pairs", "pairs.jsonl", "--lr", "1e-3"], (math.log(2), 1e-4)),
+        ("reward", ["--pairs", "pairs.jsonl"], (math.log(2), 0.4)),
+        ("sft", ["--data", "chats.jsonl"], (math.log(30), 1.5)),
+    ],
+)
+def test_recipe_runs_starts_where_it_must_and_learns(
+    world: Path, tmp_path: Path, recipe: str, data: list[str], first: tuple[float, float]
+) -> None:
+    ran = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), "--model", "base", *data),
+            *("--steps", "8", "--out", str(tmp_path / "out")),
+        ],
+        cwd=world,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    losses = [float(x) for x in re.findall(r"loss (\d+\.\d+)", ran.stdout)]
+    assert len(losses) == 8
+    assert losses[0] == pytest.approx(first[0], abs=first[1])
+    assert losses[-1] < losses[0]
+    assert list((tmp_path / "out").glob("*.safetensors"))
