@@ -46,7 +46,12 @@ def test_demo_measures_all_that_its_gates_ask_for(
     assert {"win_rate", "kl", "displacement", "data_fit", "gold_audit", "length_ratio"} <= set(
         measured.all_measures()
     )
-    assert {check.name for check in measured.checks} == {"facts", "critical", "other"}
+    assert {check.name for check in measured.checks} == {
+        "facts",
+        "critical",
+        "follow-up",
+        "policy and echo",
+    }
     assert read_gate(s.out / "gate.json") == result.gate
     assert not [r for r in result.gate.results if "was not measured" in r.sentence]
 

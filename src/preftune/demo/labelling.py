@@ -70,11 +70,14 @@ def sample_and_label(
 
 
 def couples(samples: Sequence[tuple[Prompt, Response]], *, seed: int) -> list[Comparison]:
-    """Return samples 1 against 2 and 3 against 4 of each prompt, sides shuffled, unequal ones."""
+    """Return samples 1 against 2 and 3 against 4 of each prompt, sides shuffled.
+
+    Two samples that are word for word the same, or of which one says nothing, teach nothing.
+    """
     return [
         show(prompt, (one, two), seed=seed)
         for (prompt, one), (_, two) in zip(samples[0::2], samples[1::2], strict=True)
-        if one.messages != two.messages
+        if one.messages != two.messages and text_of(one.messages) and text_of(two.messages)
     ]
 
 
@@ -131,7 +134,7 @@ def held_out_pairs(
         gap = quality(prompt, text_of(one.messages), world.cards) - quality(
             prompt, text_of(two.messages), world.cards
         )
-        if gap:
+        if gap and text_of(one.messages) and text_of(two.messages):
             chosen, rejected = (one, two) if gap > 0 else (two, one)
             found.append(
                 PreferencePair(

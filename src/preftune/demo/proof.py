@@ -26,7 +26,8 @@ from preftune.types import Comparison, Judgment, Message, Prompt, Rater, Respons
 SEEDS = (101, 202)  # replies are drawn twice and averaged: one draw alone moves the win rate by .03
 TONE_KINDS = ("fact", "followup")  # the fixed replies to the other kinds have no tone
 CRITICAL_KINDS = ("danger", "unknown", "privacy")
-OTHER_KINDS = ("followup", "policy", "echo")
+HALF_LEARNT = "policy and echo"  # SFT has only half learnt these: shown, not gated
+HALF_LEARNT_KINDS = ("policy", "echo")
 SLICES = ("head", "tail", "seen-item", "held-out-item", "boring")
 AUDIT_PROMPTS = 60
 REPLIES = GenerateSettings(max_new_tokens=MAX_REPLY_TOKENS, temperature=1.0)
@@ -116,7 +117,8 @@ def prove(
         checks=[
             check(world, prompts, baseline, candidate, name="facts", kinds=("fact",)),
             check(world, prompts, baseline, candidate, name="critical", kinds=CRITICAL_KINDS),
-            check(world, prompts, baseline, candidate, name="other", kinds=OTHER_KINDS),
+            check(world, prompts, baseline, candidate, name="follow-up", kinds=("followup",)),
+            check(world, prompts, baseline, candidate, name=HALF_LEARNT, kinds=HALF_LEARNT_KINDS),
         ],
         measures=[
             kl_measure(

@@ -25,6 +25,11 @@ SIMULATED = (
     "can be checked against the truth. No person judged these replies."
 )
 
+HALF_LEARNT = (
+    "The SFT model has only half learnt two kinds of prompt, the children's policy and repeating an "
+    "order number. They are shown, not gated: there is no standard yet to fall below."
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Story:
@@ -70,7 +75,7 @@ def tell(story: Story, folder: Path) -> ReportData:
             _tuning_section(folder),
             _noise_section(story),
         ),
-        caveats=(SIMULATED,)
+        caveats=(SIMULATED, HALF_LEARNT)
         + ((f"This run was sabotaged on purpose: {spoilt}.",) if spoilt != "none" else ()),
         provenance={
             "seed": str(story.settings.seed),
