@@ -26,8 +26,8 @@ SIMULATED = (
 )
 
 HALF_LEARNT = (
-    "The SFT model has only half learnt two kinds of prompt, the children's policy and repeating an "
-    "order number. They are shown, not gated: there is no standard yet to fall below."
+    "The SFT model has only half learnt two kinds of prompt, the children's policy and saying an "
+    "order number again. They are shown, not gated: there is no standard to fall below yet."
 )
 
 

@@ -16,9 +16,9 @@ from preftune.training import sft
 from preftune.training.settings import RunSettings, SftSettings
 from preftune.types import Demonstration
 
-ROWS = 12_000
+ROWS = 20_000
 PRESET, VOCAB_SIZE = "tiny", 300  # 0.6M weights; a word-level vocabulary of the desk's language
-OPTIMIZER = OptimizerSettings(lr=4e-3, adam_beta2=0.95, batch_size=16, epochs=3.0)
+OPTIMIZER = OptimizerSettings(lr=4e-3, adam_beta2=0.95, batch_size=16, epochs=2.0)
 
 
 def teach(world: CareDesk, s: DemoSettings) -> Path:
