@@ -10,12 +10,12 @@ from msgspec import Meta
 Sabotage = Literal["none", "length-judge", "ood-pairs", "lr-x10", "flip-40"]
 
 CAUGHT_BY: dict[Sabotage, tuple[str, ...]] = {
-    "length-judge": ("length", "slices"),
+    "length-judge": ("length",),
     "ood-pairs": ("data", "facts"),
     "lr-x10": ("leash", "facts"),
     "flip-40": ("tone",),
 }
-"""The gates that must stop each sabotage; of `slices`, any slice of the suite will do."""
+"""The gates that must stop each sabotage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
