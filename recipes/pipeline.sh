@@ -10,7 +10,7 @@ set -euo pipefail
 pairs=$1 out=$2 preset=${3:-tiny}
 by=${BY:-prompt}                  # what stays together in the split
 vocabulary=${VOCABULARY:-4096}
-sft_epochs=${SFT_EPOCHS:-3} max_length=${MAX_LENGTH:-512}
+sft_epochs=${SFT_EPOCHS:-3} epochs=${EPOCHS:-2} max_length=${MAX_LENGTH:-512}
 mkdir -p "$out"
 
 say() { printf '\n== %s\n' "$*"; }
@@ -31,9 +31,9 @@ preftune train sft --model "$model" --data "$out/sft.jsonl" --out "$out/sft" \
 
 say "a reward model, and DPO"
 preftune train reward --model "$out/sft/final" --data "$train" --held-out "$test" \
-  --out "$out/reward" --lr 3e-4 --epochs 2 --max-length "$max_length" --on-long drop
+  --out "$out/reward" --lr 3e-4 --epochs "$epochs" --max-length "$max_length" --on-long drop
 preftune train direct --model "$out/sft/final" --data "$train" --held-out "$test" \
-  --out "$out/dpo" --lr 2e-4 --epochs 2 --nll-weight 0.2 --max-length "$max_length" --on-long drop
+  --out "$out/dpo" --lr 2e-4 --epochs "$epochs" --nll-weight 0.2 --max-length "$max_length" --on-long drop
 
 say "sample both, judge by ROUGE-L against what the raters chose, evaluate, gate, report"
 for name in sft dpo; do

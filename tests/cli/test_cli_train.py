@@ -34,8 +34,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_from_flags_ends_with_figures_and_paths(
     world: Path, tmp_path: Path, run_cli: Cli
 ) -> None:
-    arguments = ("train", "direct", "--model", world / "base", "--data", world / "pairs.jsonl")
-    arguments += ("--held-out", world / "pairs.jsonl", "--out", tmp_path / "run", "--lr", "1e-3")
+    pairs = world / "pairs.jsonl"
+    arguments = ["train", "direct", "--model", world / "base", "--data", pairs]
+    arguments += ["--held-out", pairs, "--out", tmp_path / "run", "--lr", "1e-3"]
     ran = run_cli(*arguments, "--batch-size", 4, "--threads", 1)
     assert ran.code == 0, ran.err
     assert "3 steps, loss 0.6931 →" in ran.out
