@@ -25,8 +25,8 @@ check: .venv/.dev  ## Format, lint, types, imports.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: .venv/.dev  ## Every test, two at a time.
-	$(BIN)/pytest -n 2 --dist worksteal
+test: .venv/.dev  ## Every test, two at a time, one thread each.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 docs: .venv/.core  ## Write docs/cli.md anew from the commands themselves.
 	$(BIN)/python -m preftune.cli.reference docs/cli.md
