@@ -119,11 +119,11 @@ def test_a_refused_row_still_gives_its_record(tmp_path: Path) -> None:
     [
         ("gone.jsonl", None, "no such file"),
         ("empty.jsonl", b"", "is empty"),
-        ("empty.jsonl.gz", gzip.compress(b""), "is empty"),
+        ("empty.jsonl.gz", gzip.compress(b"", mtime=0), "is empty"),
         ("array.jsonl", b'\n [{"prompt": "Q"}]', "one JSON array"),
-        ("packed.jsonl", gzip.compress(GOOD), "is packed with gzip"),
+        ("packed.jsonl", gzip.compress(GOOD, mtime=0), "is packed with gzip"),
         ("plain.jsonl.gz", GOOD, "damaged or cut short"),
-        ("cut.jsonl.gz", gzip.compress(GOOD * 10_000)[:-20], "damaged or cut short"),
+        ("cut.jsonl.gz", gzip.compress(GOOD * 10_000, mtime=0)[:-20], "damaged or cut short"),
         ("header.csv", b"prompt,chosen,rejected\n", "has no rows"),
         ("lacking.csv", b"prompt,chosen\nQ,a\n", "no column 'rejected'"),
         (
