@@ -19,12 +19,14 @@ from preftune.training.run import Run
 from preftune.training.settings import RewardSettings
 
 SCORE_BATCH = 64  # pairs scored in one forward
+NORMALISE_ON = 512  # training pairs that mean and standard deviation are taken over
 
 
 def train(settings: RewardSettings) -> Path:
     """Train, or go on with an unfinished run, and return the folder of the reward model.
 
-    Scores are normalised afterwards: mean 0, standard deviation 1 over the training responses.
+    Scores are normalised afterwards: mean 0, standard deviation 1 over the responses of the first
+    512 training pairs.
 
     Raises:
         PreftuneError: bad settings, rows or model, or a run folder that holds another run.
@@ -46,7 +48,7 @@ def train(settings: RewardSettings) -> Path:
             metrics = backward(model, [rows[number] for number in numbers], s)
             run.update(learner, step=step, metrics=metrics)
         model.eval()
-        model.set_normalisation(*mean_and_std(model, rows))
+        model.set_normalisation(*mean_and_std(model, rows[:NORMALISE_ON]))
         if held_out:
             held_rows = run.rows_that_fit(
                 pair_rows(held_out, chat), held_out, s.length, chat, name="held_out"
