@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from preftune.datasets import (
+    Target,
     convert,
     convert_file,
     read_comparisons,
@@ -149,3 +150,17 @@ def test_readers_give_their_kind(tmp_path: Path) -> None:
     row = UnpairedRow(id="u", prompt=PROMPT, response=A, desirable=False)
     write_records(path, [row])
     assert read_unpaired(path) == [row]
+
+
+@pytest.mark.parametrize(("target", "pairs"), [("pairs", 2), ("best-worst", 0)])
+def test_equal_answers_of_a_ranked_list_make_no_pair_and_are_counted(
+    target: Target, pairs: int
+) -> None:
+    same, other = (assistant("same"),), (assistant("other"),)
+    ranked = RankedList(
+        id="r", prompt=make_prompt(user("?")), responses=(same, other, same), ranks=(0, 1, 2)
+    )
+    lost: Counter[str] = Counter()
+    made = list(convert([ranked], target, lost))
+    assert len(made) == pairs
+    assert lost["equal responses, no pair"] == 1

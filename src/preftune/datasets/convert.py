@@ -42,8 +42,8 @@ def target_named(name: str) -> Target:
 def convert(records: Iterable[Record], target: Target, lost: Counter[str]) -> Iterator[Record]:
     """Yield the records turned into `target`; those that are it already pass unchanged.
 
-    What the new record has no place for is added to `lost`, by field. Tied responses make no pair
-    and repeated prompts are given once; both are counted there too.
+    What the new record has no place for is added to `lost`, by field. Tied or equal responses
+    make no pair and repeated prompts are given once; all are counted there too.
 
     Args:
         records: of any kind; one pass, in order.
@@ -99,24 +99,27 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 def _all_pairs(ranked: RankedList, lost: Counter[str]) -> list[Record]:
     made: list[Record] = []
     for better, worse in combinations(range(len(ranked.responses)), 2):
-        if ranked.ranks[better] == ranked.ranks[worse]:
-            lost["tied responses, no pair"] += 1
-        else:
-            made.append(_pair(ranked, better, worse))
+        made += _pair(ranked, better, worse, lost)
     return made
 
 
 def _best_worst(ranked: RankedList, lost: Counter[str]) -> list[Record]:
-    if ranked.ranks[0] == ranked.ranks[-1]:
+    made = _pair(ranked, 0, len(ranked.responses) - 1, lost)
+    if made:
+        lost["responses between best and worst"] += len(ranked.responses) - 2
+    return made
+
+
+def _pair(ranked: RankedList, better: int, worse: int, lost: Counter[str]) -> list[Record]:
+    """Return the pair of two places, or none where they are tied or say the same."""
+    chosen, rejected = ranked.responses[better], ranked.responses[worse]
+    if ranked.ranks[better] == ranked.ranks[worse]:
         lost["tied responses, no pair"] += 1
         return []
-    lost["responses between best and worst"] += len(ranked.responses) - 2
-    return [_pair(ranked, 0, len(ranked.responses) - 1)]
-
-
-def _pair(ranked: RankedList, better: int, worse: int) -> PreferencePair:
-    chosen, rejected = ranked.responses[better], ranked.responses[worse]
-    return PreferencePair(
+    if chosen == rejected:
+        lost["equal responses, no pair"] += 1
+        return []
+    pair = PreferencePair(
         id=pair_id(ranked.prompt, chosen, rejected),
         prompt=ranked.prompt,
         chosen=chosen,
@@ -128,6 +131,7 @@ def _pair(ranked: RankedList, better: int, worse: int) -> PreferencePair:
         why=ranked.why,
         provenance=ranked.provenance,
     )
+    return [pair]
 
 
 def _demonstration(
