@@ -31,7 +31,7 @@ def from_flags(cls: type[T], run: Callable[[T], None]) -> Callable[..., None]:
     for option in options(cls):
         default = "" if option.default is dataclasses.MISSING else f" [default: {option.default}]"
         shown.append(_parameter(option.name, option.type | None, f"{option.help}{default}"))
-    command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {p.name: p.annotation for p in shown} | {"return": None}
     command.__doc__ = run.__doc__
     return command
