@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from preftune.engine.layout import micro_batches, stream_length
 from preftune.engine.settings import OptimizerSettings
 from preftune.errors import SettingsError
 from preftune.models.tokens import TokenSequence
@@ -21,7 +22,7 @@ POOL_BATCHES = 64  # batches whose rows are sorted by length together: less padd
 class Order:
     """The rows of every step of a run."""
 
-    lengths: tuple[int, ...]  # tokens per row; rows of like length share a batch
+    lengths: tuple[int, ...]  # tokens of each row in the stream; like lengths share a batch
     batch_size: int  # rows per optimiser step
     epochs: float  # passes over the rows; a fraction ends within a pass
     seed: int
@@ -34,8 +35,8 @@ class Order:
     def of(
         cls, rows: Sequence[Sequence[TokenSequence]], settings: OptimizerSettings, *, seed: int
     ) -> "Order":
-        """Return the order of rows of one or more sequences; the longest gives the length."""
-        lengths = tuple(max(len(sequence) for sequence in row) for row in rows)
+        """Return the order of rows of one or more sequences that share a prompt."""
+        lengths = tuple(stream_length(row) for row in rows)
         return cls(
             lengths=lengths, batch_size=settings.batch_size, epochs=settings.epochs, seed=seed
         )
@@ -58,10 +59,15 @@ class Order:
                 in_epoch = epoch_batches(self.lengths, self.batch_size, self.seed, epoch)
             yield in_epoch[place]
 
-    def micro_batches(self, size: int) -> Iterator[Sequence[int]]:
-        """Yield every row once, in the micro-batches of the first pass."""
+    def micro_batches(self, tokens: int) -> Iterator[list[int]]:
+        """Yield every row once, in the micro-batches of the first pass.
+
+        Args:
+            tokens: most tokens in one forward; 0: no limit.
+        """
         for batch in epoch_batches(self.lengths, self.batch_size, self.seed, 0):
-            yield from chunks(batch, size)
+            for part in micro_batches([self.lengths[row] for row in batch], tokens):
+                yield [batch[place] for place in part]
 
 
 def epoch_batches(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 Schedule = Literal["cosine", "linear", "constant"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,9 +18,6 @@ class OptimizerSettings:
         1.0
     )
     batch_size: Annotated[int, Meta(ge=1, description="Rows (pairs) per optimiser step.")] = 16
-    micro_batch: Annotated[
-        int, Meta(ge=0, description="Rows per forward; 0: the whole step at once. Same result.")
-    ] = 0
     schedule: Annotated[Schedule, Meta(description="Learning rate after warm-up.")] = "cosine"
     warmup_frac: Annotated[
         float, Meta(ge=0, le=1, description="Share of the steps that warm up linearly.")
@@ -30,3 +28,22 @@ class OptimizerSettings:
     max_grad_norm: Annotated[
         float, Meta(ge=0, description="Clip the gradient to this norm; 0: never.")
     ] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSettings:
+    """How the computing is done; but for rounding, the result is the same."""
+
+    precision: Annotated[
+        Precision, Meta(description="Computing in bf16 or fp32; weights are kept in fp32.")
+    ] = "auto"
+    micro_tokens: Annotated[
+        int, Meta(ge=0, description="Most tokens per forward; 0: the whole step at once.")
+    ] = 16384
+    recompute: Annotated[
+        bool, Meta(description="Keep one state per layer, compute the rest again: less memory.")
+    ] = False
+    engine: Annotated[
+        Literal["fast", "plain"],
+        Meta(description="Shared prefixes and a chunked head, or the plain padded forward."),
+    ] = "fast"

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from preftune.engine.modes import evaluating
 from preftune.errors import ModelError
 from preftune.inference.decoder import Decoder
-from preftune.inference.passes import by_length, evaluating
+from preftune.inference.passes import by_length
 from preftune.responses.generator import GenerateSettings
 
 __all__ = ["GenerateSettings", "Generated", "generate", "pick"]

@@ -1,10 +1,6 @@
-"""What every pass without training shares: rows of like length together, dropout off."""
+"""What every pass without training shares: rows of like length together."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-import torch
-from torch import nn
 
 
 def by_length(
@@ -25,15 +21,3 @@ def by_length(
         batch.append(row)
     if batch:
         yield batch
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and gradients off inside the block, and leave the model as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)

@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from preftune.engine.logprobs import token_logprobs
+from preftune.engine.modes import evaluating
 from preftune.errors import DataError
-from preftune.inference.passes import by_length, evaluating
+from preftune.inference.passes import by_length
 from preftune.models.chat import Chat
 from preftune.models.tokens import TokenSequence
 from preftune.progress import progress

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from preftune.datasets import dataset_hash, read_pairs
 from preftune.engine.batches import Order, chunks
+from preftune.engine.core import Core
+from preftune.engine.layout import micro_batches, stream_length
 from preftune.engine.learner import Learner
-from preftune.engine.logprobs import TokenLogprobs, token_logprobs
+from preftune.engine.logprobs import TokenLogprobs
+from preftune.engine.reference import Reference
 from preftune.errors import HealthError
 from preftune.losses.direct import dpo_loss, offset_dpo_loss, preference_margin, soft_dpo_loss
 from preftune.models.adapters import adapter_dropout_only, add_lora
@@ -57,9 +60,19 @@ def train(settings: DirectSettings) -> Path:
             pair_rows(held_out, chat), held_out, s.length, chat, name="held_out"
         )
         order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
-        reference = run.reference(policy, rows, order.micro_batches(s.optimizer.micro_batch))
+        core = run.core(policy, s.engine)
+        reference = run.reference(
+            core,
+            rows,
+            order.micro_batches(s.engine.micro_tokens),
+            how=f"{s.run.seed}/{s.optimizer.batch_size}/{s.engine}",
+        )
         held_reference = run.reference(
-            policy, held_rows, chunks(range(len(held_rows)), EVAL_BATCH), name="held_out"
+            core,
+            held_rows,
+            chunks(range(len(held_rows)), EVAL_BATCH),
+            how=str(s.engine),
+            name="held_out",
         )
         probe = Probe.of(
             policy,
@@ -71,10 +84,11 @@ def train(settings: DirectSettings) -> Path:
         )
         policy = add_lora(policy, s.lora, seed=s.run.seed) if s.lora.lora_rank else policy
         learner = Learner.of(policy, order, s.optimizer)
+        core = run.core(policy, s.engine)
         for step, numbers in run.steps(learner):
             adapter_dropout_only(policy)
             batch = [rows[number] for number in numbers]
-            metrics = backward(policy, batch, reference[numbers], s)
+            metrics = backward(core, batch, reference.of(numbers), s)
             if step == 0:
                 check_step_0(metrics)
             run.update(learner, step=step, metrics=metrics)
@@ -84,13 +98,13 @@ def train(settings: DirectSettings) -> Path:
             run.report_held_out(
                 trained_on=pairs,
                 pairs=[held_out[row.number] for row in held_rows],
-                margins=margins(policy, held_rows, held_reference),
+                margins=margins(core, held_rows, held_reference),
             )
         return run.publish(lambda folder: save_policy(policy, chat, folder))
 
 
 def backward(
-    policy: nn.Module, batch: Sequence[PairRow], reference: Tensor, s: DirectSettings
+    core: Core, batch: Sequence[PairRow], reference: TokenLogprobs, s: DirectSettings
 ) -> dict[str, float]:
     """Leave the gradient of one step in the policy; return the step's metrics.
 
@@ -98,18 +112,20 @@ def backward(
     responses by their number of tokens, so that micro-batches of any size give the same gradient.
 
     Args:
-        policy: the model being tuned.
+        core: the model being tuned.
         batch: the B pairs of the step.
-        reference: `[B 2]` summed log-probs of chosen and rejected under the reference, nats.
+        reference: log-probs of chosen and rejected under the reference.
         s: beta, the NLL weight, what the labels mean, the micro-batch.
     """
     total = sum(row.weight for row in batch)
     chosen_tokens = sum(row.chosen.own_length for row in batch)
     sums = torch.zeros(6)
-    for micro in chunks(range(len(batch)), s.optimizer.micro_batch):
+    ref_logps = reference.sums().reshape(-1, 2)
+    lengths = [stream_length(row.sequences) for row in batch]
+    for micro in micro_batches(lengths, s.engine.micro_tokens):
         rows = [batch[i] for i in micro]
-        logps = pair_logps(policy, rows)
-        ref = PairLogps(chosen=reference[list(micro), 0], rejected=reference[list(micro), 1])
+        logps = pair_logps(core, rows)
+        ref = PairLogps(chosen=ref_logps[micro, 0], rejected=ref_logps[micro, 1])
         weights = ref.chosen.new_tensor([row.weight for row in rows])
         preference = (weights * pair_losses(logps, ref, rows, s)).sum() / total
         nll = -logps.chosen.sum() / chosen_tokens
@@ -126,10 +142,9 @@ def backward(
     return {"loss": loss, "preference_loss": preference_loss, "nll": nll_loss, **means}
 
 
-def pair_logps(policy: nn.Module, rows: Sequence[PairRow]) -> PairLogps:
+def pair_logps(core: Core, rows: Sequence[PairRow]) -> PairLogps:
     """Return the summed log-probs of chosen and rejected, both from one forward."""
-    found: TokenLogprobs = token_logprobs(policy, [seq for row in rows for seq in row.sequences])
-    sums = found.sums()
+    sums = core.token_logprobs([row.sequences for row in rows]).sums()
     return PairLogps(chosen=sums[0::2], rejected=sums[1::2])
 
 
@@ -153,12 +168,12 @@ def pair_losses(
 
 
 @torch.no_grad()
-def margins(policy: nn.Module, rows: Sequence[PairRow], reference: Tensor) -> list[float]:
+def margins(core: Core, rows: Sequence[PairRow], reference: Reference) -> list[float]:
     """Return how much more than the reference the policy prefers chosen, in nats per pair."""
     parts = []
     for micro in chunks(range(len(rows)), EVAL_BATCH):
-        logps = pair_logps(policy, [rows[i] for i in micro])
-        ref = reference[list(micro)]
+        logps = pair_logps(core, [rows[i] for i in micro])
+        ref = reference.of(micro).sums().reshape(-1, 2)
         parts.append(logps.chosen - logps.rejected - ref[:, 0] + ref[:, 1])
     return torch.cat(parts).tolist()
 

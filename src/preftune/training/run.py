@@ -10,8 +10,8 @@ final/            the model, published whole, with a manifest of hashes
 """
 
 import fcntl
+import hashlib
 import math
-import os
 import shutil
 import signal
 import time
@@ -23,21 +23,32 @@ from types import FrameType
 from typing import IO, Any
 
 import msgspec
-from torch import Tensor, nn
+from torch import nn
 
+from preftune.cache import cache_folder, forget_oldest
 from preftune.engine import determinism
 from preftune.engine.checkpoint import (
-    MANIFEST,
-    manifest_of,
     newest_checkpoint,
-    restore,
     save_checkpoint,
     verify,
+    write_manifest,
 )
+from preftune.engine.core import Core
 from preftune.engine.learner import Learner
-from preftune.engine.reference import cached, reference_logps
+from preftune.engine.reference import Reference, cache_key, cached, reference_logprobs
+from preftune.engine.settings import EngineSettings
 from preftune.errors import CheckpointError, HealthError, SettingsError
-from preftune.files import append_jsonl, atomic_folder, read_json, write_atomic, write_json
+from preftune.files import (
+    append_jsonl,
+    atomic_folder,
+    disk_trouble_named,
+    drop_torn_line,
+    fsync_file,
+    make_folder,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from preftune.models.chat import Chat
 from preftune.progress import progress
 from preftune.settings import build, flat, read_yaml, write_yaml
@@ -45,11 +56,13 @@ from preftune.training.health import Health, probe_warnings
 from preftune.training.held_out import FILE, held_out_report
 from preftune.training.plots import plot_run
 from preftune.training.probe import Probe
-from preftune.training.rows import PairRow, Row, fit_length, model_limit
+from preftune.training.rows import Row, fit_length, model_limit
 from preftune.training.settings import LengthSettings, RunSettings
 from preftune.types import Demonstration, PreferencePair
 
-MAY_CHANGE = {"save_every", "threads"}  # on resume; everything else changes the result
+REFERENCE_CACHE_BYTES = 5 << 30
+MAY_CHANGE = {"out", "save_every", "threads"}  # on resume; everything else changes the result
+LOGS = ("metrics.jsonl", "timing.jsonl", "warnings.jsonl", "probes.jsonl")
 
 
 class Stopped(KeyboardInterrupt):
@@ -66,6 +79,7 @@ class Run:
     lock: IO[bytes]
     health: Health = field(default_factory=Health)
     stop_reason: str = ""
+    told_core: bool = False
 
     @classmethod
     @contextmanager
@@ -79,10 +93,10 @@ class Run:
 
         Raises:
             SettingsError: the folder holds a run with other settings or inputs.
-            CheckpointError: another process is at work in the folder.
+            CheckpointError: another process is at work in the folder, or its disk is full.
         """
         folder: Path = settings.run.out
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = (folder / "run.lock").open("wb")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,15 +108,16 @@ class Run:
         try:
             determinism.fix(settings.run.threads)
             run = cls(folder=folder, settings=settings.run, inputs=inputs, lock=lock)
-            run._enter(settings, method=method)
-            yield run
+            with disk_trouble_named(folder):
+                run._enter(settings, method=method)
+                yield run
         finally:
             lock.close()
 
     @property
     def finished(self) -> bool:
         """Whether the model is published and every byte of it is right."""
-        return (self.final / MANIFEST).exists() and verify(self.final) is None
+        return verify(self.final) is None
 
     @property
     def final(self) -> Path:
@@ -176,21 +191,44 @@ class Run:
             )
         return fitting
 
+    def core(self, model: Any, settings: EngineSettings) -> Core:
+        """Return the core that computes a model's log-probs; why it is not the fast one is told."""
+        core = Core.of(model, settings)
+        if core.note and not self.told_core:
+            self.warn(f"prompts are not shared: {core.note}")
+            self.told_core = True
+        return core
+
     def reference(
         self,
-        policy: nn.Module,
-        rows: Sequence[PairRow],
+        core: Core,
+        rows: Sequence[Row],
         batches: Iterable[Sequence[int]],
         *,
+        how: str,
         name: str = "train",
-    ) -> Tensor:
-        """Return `[N 2]` log-probs of chosen and rejected under the model as it starts, nats."""
-        key = "/".join((*self.inputs.values(), str(len(rows))))
-        return cached(
-            self.folder / f"reference_{name}",
-            key,
-            lambda: reference_logps(policy, [row.sequences for row in rows], batches),
-        )
+    ) -> Reference:
+        """Return the log-probs of all responses under the model as it starts.
+
+        They are kept for every later run with the same weights, token ids and batches.
+
+        Args:
+            core: the model as it starts.
+            rows: all rows.
+            batches: row numbers to forward together.
+            how: whatever else the last bit depends on: order, batch size, precision.
+            name: of the folder in the run's own, when there is no cache.
+        """
+        sequences = [row.sequences for row in rows]
+        dtype = str(next(core.model.parameters()).dtype)
+        environment = "/".join(map(str, determinism.environment().values()))
+        key = cache_key(sequences, *self.inputs.values(), dtype, environment, how)
+        folder = cache_folder("reference")
+        place = folder / key if folder else self.folder / f"reference_{name}"
+        reference = cached(place, key, lambda: reference_logprobs(core, sequences, batches))
+        if folder:
+            forget_oldest(folder, limit_bytes=REFERENCE_CACHE_BYTES)
+        return reference
 
     def probe(self, probe: Probe, policy: nn.Module, *, step: int) -> None:
         """Sample fresh replies when it is time: log KL and length, warn, or ask for the end."""
@@ -221,11 +259,14 @@ class Run:
         self.health.shown.append(message)
 
     def publish(self, save: Callable[[Path], object]) -> Path:
-        """Write the model with `save` into `final/`, whole or not at all, and draw the curves."""
+        """Draw the curves, then write the model with `save` into `final/`, whole or not at all.
+
+        `final/` is the last thing a run writes: where it is whole, everything else is there.
+        """
+        plot_run(self.metrics(), self.folder / "plots")
         with atomic_folder(self.final) as writing:
             save(writing)
-            write_json(writing / MANIFEST, manifest_of(writing))
-        plot_run(self.metrics(), self.folder / "plots")
+            write_manifest(writing, origin=self._origin())
         return self.final
 
     def _ended(self) -> bool:
@@ -234,6 +275,8 @@ class Run:
     def _enter(self, settings: Any, *, method: str) -> None:
         for left_over in self.folder.rglob(".*.tmp"):
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+        for name in LOGS:
+            drop_torn_line(self.folder / name)
         description = {"method": method, "inputs": dict(self.inputs)}
         now = determinism.environment()
         record = self.folder / "run.json"
@@ -257,30 +300,39 @@ class Run:
         if changed:
             self.warn(f"resumed with other {', '.join(changed)}: not bit-exact from here on")
 
+    def _origin(self) -> dict[str, str]:
+        """Return hashes of all that decides the result; they stand in every manifest."""
+        kept = read_yaml(self.folder / "settings.yaml")
+        decisive = {name: value for name, value in kept.items() if name not in MAY_CHANGE}
+        packed = msgspec.json.encode(decisive, order="sorted")
+        return {**self.inputs, "settings": hashlib.sha256(packed).hexdigest()}
+
     def _restore(self, learner: Learner) -> int:
-        checkpoint, notes = newest_checkpoint(self.folder / "checkpoints")
+        checkpoint, notes = newest_checkpoint(self.folder / "checkpoints", origin=self._origin())
         for note in notes:
             self.warn(note)
         done = 0
         if checkpoint is not None:
-            restore(checkpoint, model=learner.model, optimizer=learner.optimizer)
+            learner.restore(checkpoint)
             done = checkpoint.step
             self.stop_reason = checkpoint.state.get("stop_reason", "")
-        for name in ("metrics.jsonl", "timing.jsonl", "warnings.jsonl", "probes.jsonl"):
+        for name in LOGS:
             _cut(self.folder / name, done)
+        if len(self.metrics()) != done:
+            self.warn(f"metrics.jsonl holds {len(self.metrics())} of the {done} steps done")
         self.health.replay(self.metrics())
         return done
 
     def _save(self, step: int, learner: Learner) -> None:
-        for name in ("metrics.jsonl", "timing.jsonl"):
-            with (self.folder / name).open("rb") as file:
-                os.fsync(file.fileno())
+        for name in LOGS:
+            if (self.folder / name).exists():
+                fsync_file(self.folder / name)
         save_checkpoint(
             self.folder / "checkpoints",
             step=step,
-            model=learner.model,
-            optimizer=learner.optimizer,
+            tensors=learner.tensors(),
             state={"stop_reason": self.stop_reason},
+            origin=self._origin(),
         )
 
 

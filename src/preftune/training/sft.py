@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
-
 from preftune.datasets import dataset_hash, read_demonstrations
-from preftune.engine.batches import Order, chunks
+from preftune.engine.batches import Order
+from preftune.engine.core import Core
+from preftune.engine.layout import micro_batches, stream_length
 from preftune.engine.learner import Learner
-from preftune.engine.logprobs import token_logprobs
 from preftune.models.adapters import add_lora
 from preftune.models.chat import load_chat
 from preftune.models.fingerprint import model_fingerprint
@@ -37,16 +36,17 @@ def train(settings: SftSettings) -> Path:
         policy = add_lora(policy, s.lora, seed=s.run.seed) if s.lora.lora_rank else policy
         order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
         learner = Learner.of(policy, order, s.optimizer)
+        core = run.core(policy, s.engine)
         policy.train()
         for step, numbers in run.steps(learner):
             batch = [rows[number] for number in numbers]
-            metrics = backward(policy, batch, micro_batch=s.optimizer.micro_batch)
+            metrics = backward(core, batch, micro_tokens=s.engine.micro_tokens)
             run.update(learner, step=step, metrics=metrics)
         return run.publish(lambda folder: save_policy(policy, chat, folder))
 
 
 def backward(
-    policy: nn.Module, batch: Sequence[DemonstrationRow], *, micro_batch: int
+    core: Core, batch: Sequence[DemonstrationRow], *, micro_tokens: int
 ) -> dict[str, float]:
     """Leave the gradient of one step in the policy; return its loss in nats per own token.
 
@@ -55,10 +55,11 @@ def backward(
     """
     tokens = sum(row.weight * row.sequence.own_length for row in batch)
     loss = 0.0
-    for micro in chunks(batch, micro_batch):
-        logps = token_logprobs(policy, [row.sequence for row in micro]).sums()
+    for part in micro_batches([stream_length(row.sequences) for row in batch], micro_tokens):
+        micro = [batch[i] for i in part]
+        logps = core.token_logprobs([row.sequences for row in micro]).sums()
         weights = logps.new_tensor([row.weight for row in micro])
-        part = -(weights * logps).sum() / tokens
-        part.backward()
-        loss += part.item()
+        nll = -(weights * logps).sum() / tokens
+        nll.backward()
+        loss += nll.item()
     return {"loss": loss, "tokens": float(sum(row.sequence.own_length for row in batch))}

@@ -1,0 +1,258 @@
+"""The one fast core: log-probs of groups of responses, for every method.
+
+The stream of `layout.packed` goes through an unchanged transformers model with the attention of
+`attention.py`; `head.py` turns hidden states into log-probs. A model that cannot share prefixes
+goes the unshared way (padded rows, its own attention, the same head), and `Core.note` says why.
+`logprobs.token_logprobs` is the plain forward that both are checked against.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from preftune.engine.attention import packed_attention
+from preftune.engine.head import Head, head_logprobs, log_collisions
+from preftune.engine.layout import Layout, packed, padded, stream_length
+from preftune.engine.logprobs import TokenLogprobs, token_logprobs
+from preftune.engine.modes import evaluating
+from preftune.engine.settings import EngineSettings
+from preftune.errors import HealthError
+from preftune.models.tokens import TokenSequence
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # nats a token, against the plain forward
+PROBE_TOKENS = 12
+CHECK_TOKENS = 1024
+
+
+@dataclass(kw_only=True, slots=True)
+class Core:
+    """A causal language model and the fastest way through it that gives the same numbers."""
+
+    model: Any
+    note: str = ""  # why prefixes are not shared; empty when they are
+    own_head: bool = True  # False: logits come from the model's own forward
+    checked: bool = False
+
+    @classmethod
+    def of(cls, model: Any, settings: EngineSettings) -> "Core":
+        """Return the core of a model after trying the fast way on a few tokens.
+
+        Args:
+            model: a causal language model of transformers, or one under PEFT.
+            settings: the way wished for, and whether layers are computed again in the backward.
+        """
+        own_head, note = _what_works(model)
+        if settings.engine == "plain":
+            own_head, note = False, "--engine plain"
+        if settings.recompute:
+            _checkpoint_layers(model)
+        return cls(model=model, note=note, own_head=own_head)
+
+    def token_logprobs(
+        self, rows: Sequence[Sequence[TokenSequence]], *, collisions: bool = False
+    ) -> TokenLogprobs:
+        """Return the log-prob of every own token of every sequence, row after row, in nats.
+
+        Args:
+            rows: sequences that share a prefix (the responses to one prompt) in one row.
+            collisions: also return log sum_v p_v^2 of each token's distribution.
+        """
+        if not self.own_head:
+            return token_logprobs(self.model, [s for row in rows for s in row])
+        if not self.checked:
+            self.checked = True
+            self.check(rows)
+        layout, hidden = self._hidden(rows)
+        read = hidden[layout.scored]
+        head = head_of(self.model)
+        logprobs = head_logprobs(head, read, layout.targets)
+        return TokenLogprobs(
+            logprobs=_spread(logprobs, layout),
+            own=layout.own,
+            log_collisions=_spread(log_collisions(head, read), layout) if collisions else None,
+        )
+
+    def check(self, rows: Sequence[Sequence[TokenSequence]]) -> None:
+        """Compare this way with the plain padded forward on the shortest of these rows.
+
+        The first batch of every core is checked on its own.
+
+        Raises:
+            HealthError: they differ by more than rounding; the figures are in the message.
+        """
+        row = [_cut(sequence, CHECK_TOKENS) for sequence in min(rows, key=stream_length)]
+        with evaluating(self.model):
+            fast = self.token_logprobs([row]).logprobs
+            plain = token_logprobs(self.model, row).logprobs
+        worst, allowed = (fast - plain).abs().max().item(), tolerance(self.model)
+        if not worst <= allowed:
+            raise HealthError(
+                f"engine: log-probs of the first batch differ from the plain forward by "
+                f"{worst:.2e} nats a token ({allowed:.0e} allowed). Use --engine plain, and "
+                "report the model."
+            )
+
+    def shares(self, rows: Sequence[Sequence[TokenSequence]]) -> bool:
+        """Return whether these rows go through as one stream."""
+        if self.note or (self.model.training and _attention_dropout(self.model)):
+            return False
+        window = _window(self.model)
+        return window is None or max(len(s) for row in rows for s in row) <= window
+
+    def _hidden(
+        self, rows: Sequence[Sequence[TokenSequence]]
+    ) -> tuple[Layout, Float[Tensor, "P D"]]:
+        device = next(self.model.parameters()).device
+        if self.shares(rows):
+            layout = packed(rows).to(device)
+            return layout, packed_hidden(_body(self.model), layout)
+        layout = padded(rows).to(device)
+        return layout, padded_hidden(_body(self.model), layout)
+
+
+def packed_hidden(body: Any, layout: Layout) -> Float[Tensor, "P D"]:
+    """Return the last hidden state at every place of a stream."""
+    # A mask of four axes is taken by transformers as ready made; this attention does not read it.
+    ready = torch.empty(1, 1, 1, 1, device=layout.ids.device)
+    with packed_attention(body):
+        out = body(
+            input_ids=layout.ids,
+            position_ids=layout.positions,
+            attention_mask=ready,
+            use_cache=False,
+            layout=layout,
+        )
+    hidden: Tensor = out.last_hidden_state.flatten(0, 1)
+    return hidden
+
+
+def padded_hidden(body: Any, layout: Layout, **inputs: Tensor) -> Float[Tensor, "P D"]:
+    """Return the last hidden state at every place of padded rows."""
+    out = body(input_ids=layout.ids, attention_mask=layout.mask.long(), use_cache=False, **inputs)
+    hidden: Tensor = out.last_hidden_state.flatten(0, 1)
+    return hidden
+
+
+def head_of(model: Any) -> Head:
+    """Return the head of a causal language model with what its config does to the logits."""
+    linear, config = _causal(model).get_output_embeddings(), _causal(model).config
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return Head(
+        weight=linear.weight,
+        bias=getattr(linear, "bias", None),
+        scale=scale,
+        softcap=float(softcap) if softcap else None,
+    )
+
+
+def _causal(model: Any) -> Any:
+    """Return the transformers model itself; under PEFT its layers already hold the adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _body(model: Any) -> Any:
+    return _causal(model).base_model
+
+
+def _spread(values: Float[Tensor, " N"], layout: Layout) -> Float[Tensor, "B W"]:
+    """Return one row per sequence, own tokens from the left, 0 behind them."""
+    empty = torch.zeros(layout.own.shape, dtype=values.dtype, device=values.device)
+    return empty.masked_scatter(layout.own, values)
+
+
+def _window(model: Any) -> int | None:
+    """Return the smallest sliding window of the model's layers, None when all see everything."""
+    config = _causal(model).config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    window = getattr(config, "sliding_window", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False:
+        return None
+    return int(window)
+
+
+def _attention_dropout(model: Any) -> float:
+    config = _causal(model).config
+    names = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+    return max(float(getattr(config, name, 0.0) or 0.0) for name in names)
+
+
+def _what_works(model: Any) -> tuple[bool, str]:
+    """Return whether our head is right, and why prefixes can't be shared ("" when they can).
+
+    Tried on a few tokens against the model's own forward: nothing is assumed of an architecture.
+    """
+    size = int(_causal(model).get_input_embeddings().weight.shape[0])
+    ids = tuple((7 * i + 3) % size for i in range(PROBE_TOKENS))
+    own = (False,) * 4 + (True,) * (PROBE_TOKENS - 4)
+    first = TokenSequence(prompt_ids=ids[:4], response_ids=ids[4:], own=own)
+    second = TokenSequence(prompt_ids=ids[:4], response_ids=ids[:3:-1], own=own)
+    rows = [(first, second)] * 2
+    with evaluating(model):
+        plain = token_logprobs(model, [s for row in rows for s in row]).logprobs
+        unshared = Core(model=model, note="trying", checked=True)
+        if not _near(unshared.token_logprobs(rows).logprobs, plain, tolerance(model)):
+            return False, "its head is not a plain linear layer"
+        name = type(_causal(model)).__name__
+        try:
+            shared = Core(model=model, checked=True).token_logprobs(rows).logprobs
+        except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            return True, f"{name}: {' '.join(str(error).split())[:120]}"
+        same = _near(shared, plain, tolerance(model))
+        return True, "" if same else f"{name} needs its own attention"
+
+
+def _near(a: Tensor, b: Tensor, allowed: float) -> bool:
+    return bool((a - b).abs().max() <= allowed)
+
+
+def tolerance(model: nn.Module) -> float:
+    """Return by how much a token's log-prob may differ between two ways, in nats."""
+    dtypes = {p.dtype for p in model.parameters()}
+    return TOLERANCE[torch.float32 if dtypes == {torch.float32} else torch.bfloat16]
+
+
+def _cut(sequence: TokenSequence, tokens: int) -> TokenSequence:
+    """Return the first tokens of a sequence; its last one becomes its own, if none was left."""
+    ids = tuple(sequence.ids)[:tokens]
+    own = (*tuple(sequence.own)[: len(ids) - 1], True)
+    prompt = min(len(sequence.prompt_ids), len(ids))
+    return TokenSequence(prompt_ids=ids[:prompt], response_ids=ids[prompt:], own=own)
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Compute each layer again in the backward instead of keeping what is inside it."""
+    _causal(model)._set_gradient_checkpointing(
+        enable=True, gradient_checkpointing_func=partial(_again, _body(model))
+    )
+
+
+def _again(body: Any, function: Any, *inputs: Any) -> Any:
+    """Run a layer under a checkpoint; the second time the attention must be the same one."""
+    name = body.config._attn_implementation
+
+    def run(*args: Any) -> Any:
+        with _attention_named(body, name):
+            return function(*args)
+
+    return checkpoint(run, *inputs, use_reentrant=False)
+
+
+@contextmanager
+def _attention_named(body: Any, name: str) -> Iterator[None]:
+    before = body.config._attn_implementation
+    body.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        body.config._attn_implementation = before
