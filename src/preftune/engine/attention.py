@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from preftune.engine.layout import Group, Layout
+from preftune.engine.segments import Segment, cpu_segments, segments
 
 NAME = "preftune"
 BLOCK = 256  # queries per block of our backward
@@ -67,7 +68,8 @@ def packed_attention_forward(
 
         out = varlen_attention(query[0], key[0], value[0], layout.groups, scale)
     else:
-        out = _PackedAttention.apply(query[0], key[0], value[0], layout.groups, scale)  # type: ignore[no-untyped-call]  # torch's own
+        parts = layout.remember(query.dtype, lambda: cpu_segments(layout.groups, query.dtype))
+        out = _PackedAttention.apply(query[0], key[0], value[0], parts, scale)  # type: ignore[no-untyped-call]  # torch's own
     return out.transpose(0, 1)[None], None
 
 
@@ -79,59 +81,43 @@ class _PackedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: tuple[Group, ...], scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: list[Segment], scale: float
     ) -> Tensor:
         out = query.new_empty(query.shape[1], query.shape[0], value.shape[-1]).transpose(0, 1)
-        sums = []
-        for queries, keys in segments(groups):
-            segment, logsumexp = _flash(
-                query[:, queries], _take(key, keys), _take(value, keys), scale
+        sums = query.new_empty(query.shape[:2], dtype=torch.float32)
+        for part in parts:
+            out[:, part.queries], sums[:, part.queries] = _flash(
+                query[:, part.queries], _take(key, part.keys), _take(value, part.keys), part, scale
             )
-            out[:, queries] = segment
-            sums.append(logsumexp)
-        ctx.save_for_backward(query, key, value, out, *sums)
-        ctx.groups, ctx.scale = groups, scale
+        ctx.save_for_backward(query, key, value, out, sums)
+        ctx.parts, ctx.scale = parts, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, out, *sums = ctx.saved_tensors
+        query, key, value, out, sums = ctx.saved_tensors
+        delta = torch.linalg.vecdot(grad_out.float(), out.float())
         grad_query, grad_key, grad_value = (
             torch.empty_like(query),
             _zeros_like(key),
             _zeros_like(value),
         )
-        for (queries, keys), logsumexp in zip(segments(ctx.groups), sums, strict=True):
-            grads = _segment_backward(
-                grad_out[:, queries],
-                query[:, queries],
-                _take(key, keys),
-                _take(value, keys),
-                out[:, queries],
-                logsumexp,
-                ctx.scale,
-            )
+        for part in ctx.parts:
+            queries = part.queries
+            given = (grad_out[:, queries], query[:, queries])
+            kept = (_take(key, part.keys), _take(value, part.keys))
+            if query.dtype == torch.bfloat16 or kept[0].shape[1] <= SHORT:
+                grads = blockwise_backward(
+                    *given, *kept, sums[:, queries], delta[:, queries], part.hidden, ctx.scale
+                )
+            else:
+                grads = _flash_backward(
+                    *given, *kept, out[:, queries], sums[:, queries], part, ctx.scale
+                )
             grad_query[:, queries] = grads[0]
-            _give(grad_key, keys, grads[1])
-            _give(grad_value, keys, grads[2])
+            _give(grad_key, part.keys, grads[1])
+            _give(grad_value, part.keys, grads[2])
         return grad_query, grad_key, grad_value, None, None
-
-
-def segments(groups: tuple[Group, ...]) -> Iterator[tuple[slice, tuple[slice, ...]]]:
-    """Yield the places of the queries of each segment and those of its keys, in order.
-
-    The queries are the last of their keys: causal from the bottom right.
-    """
-    for group in groups:
-        rest = group.start + group.prefix
-        first = slice(group.start, rest + group.rests[0])
-        yield first, (first,)
-        rest = first.stop
-        for length in group.rests[1:]:
-            own = slice(rest, rest + length)
-            if length:
-                yield own, (slice(group.start, group.start + group.prefix), own)
-            rest = own.stop
 
 
 def _take(tensor: Heads, places: tuple[slice, ...]) -> Heads:
@@ -154,8 +140,10 @@ def _zeros_like(tensor: Heads) -> Heads:
     return tensor.new_zeros(tokens, heads, width).transpose(0, 1)
 
 
-def _flash(query: Heads, key: Heads, value: Heads, scale: float) -> tuple[Heads, Tensor]:
-    """Return attention and its log-sum-exp, fp32 `[H T]`; causal from the bottom right."""
+def _flash(
+    query: Heads, key: Heads, value: Heads, part: Segment, scale: float
+) -> tuple[Heads, Tensor]:
+    """Return attention and its log-sum-exp, fp32 `[H T]`."""
     ratio = query.shape[0] // key.shape[0]
     if ratio > 1:
         key, value = key.repeat_interleave(ratio, 0), value.repeat_interleave(ratio, 0)
@@ -164,33 +152,23 @@ def _flash(query: Heads, key: Heads, value: Heads, scale: float) -> tuple[Heads,
         key[None],
         value[None],
         0.0,
-        query.shape[1] == key.shape[1],
-        attn_mask=_bottom_right(query, key),
+        part.bias is None,
+        attn_mask=part.bias,
         scale=scale,
     )
     return out[0], logsumexp[0]
 
 
-def _bottom_right(query: Heads, key: Heads) -> Tensor | None:
-    """Return the additive causal mask of queries that are the last of their keys."""
-    queries, keys = query.shape[1], key.shape[1]
-    if queries == keys:
-        return None
-    mask = query.new_full((queries, keys), -torch.inf)
-    return mask.triu_(keys - queries + 1)
-
-
-def _segment_backward(
+def _flash_backward(
     grad_out: Heads,
     query: Heads,
     key: Heads,
     value: Heads,
     out: Heads,
     logsumexp: Tensor,
+    part: Segment,
     scale: float,
 ) -> tuple[Heads, Heads, Heads]:
-    if query.dtype == torch.bfloat16 or key.shape[1] <= SHORT:
-        return blockwise_backward(grad_out, query, key, value, out, logsumexp, scale)
     heads, ratio = key.shape[0], query.shape[0] // key.shape[0]
     if ratio > 1:
         key, value = key.repeat_interleave(ratio, 0), value.repeat_interleave(ratio, 0)
@@ -200,10 +178,10 @@ def _segment_backward(
         key[None],
         value[None],
         out[None],
-        logsumexp[None],
+        logsumexp[None].contiguous(),
         0.0,
-        query.shape[1] == key.shape[1],
-        attn_mask=_bottom_right(query, key),
+        part.bias is None,
+        attn_mask=part.bias,
         scale=scale,
     )
     grad_query, grad_key, grad_value = (grad[0] for grad in grads)
@@ -219,8 +197,9 @@ def blockwise_backward(
     query: Heads,
     key: Heads,
     value: Heads,
-    out: Heads,
     logsumexp: Tensor,
+    delta: Tensor,
+    hidden: Tensor | None,
     scale: float,
 ) -> tuple[Heads, Heads, Heads]:
     """Return the gradients of query, key and value of one segment, by blocks of queries.
@@ -229,17 +208,25 @@ def blockwise_backward(
     dtype of the inputs. Query heads that share a key head are stacked, so that their gradients
     are summed by the product itself.
 
+    Args:
+        grad_out: gradient of the attention's result, `[H Q E]`.
+        query: `[H Q D]`.
+        key: `[G K D]`, H a multiple of G; the queries are the last of the keys.
+        value: `[G K E]`.
+        logsumexp: of the scores, `[H Q]`.
+        delta: inner product of grad_out and the result, `[H Q]`.
+        hidden: `[Q K]`, True where a query does not see a key; None: causal.
+        scale: scores are multiplied by this.
+
     Source: Dao 2023, FlashAttention-2, arXiv:2307.08691, algorithm 2.
     """
     heads, keys = key.shape[:2]
     ratio, queries = query.shape[0] // heads, query.shape[1]
-    before = keys - queries  # keys that every query sees
-    delta = (grad_out.float() * out.float()).sum(-1)
     grad_query = torch.empty_like(query)
     grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
     for begin in range(0, queries, BLOCK):
         end = min(begin + BLOCK, queries)
-        seen = before + end
+        seen = keys - queries + end
         stack = (heads, ratio * (end - begin))
         block_query = query[:, begin:end].reshape(*stack, -1)
         block_grad = grad_out[:, begin:end].reshape(*stack, -1)
@@ -251,7 +238,11 @@ def blockwise_backward(
             beta=-1,
             alpha=scale,
         ).exp_()
-        weights.view(heads, ratio, end - begin, seen)[..., before + begin :].tril_()
+        per_head = weights.view(heads, ratio, end - begin, seen)
+        if hidden is None:
+            per_head[..., keys - queries + begin :].tril_()
+        else:
+            per_head.masked_fill_(hidden[begin:end, :seen], 0.0)
         scores = torch.baddbmm(
             delta[:, begin:end].reshape(*stack, 1),
             block_grad.float(),

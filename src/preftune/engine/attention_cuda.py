@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from preftune.engine.attention import segments
 from preftune.engine.layout import Group
+from preftune.engine.segments import segments
 
 Heads = Float[Tensor, "_ _ _"]  # heads, tokens, width; their numbers differ between arguments
 

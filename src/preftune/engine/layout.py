@@ -7,8 +7,9 @@ ids go on after the prefix in every response, so a token has the position it has
 sequence. `scored` says where in the stream the log-prob of each own token is read.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from preftune.models.tokens import TokenSequence
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +46,14 @@ class Layout:
     own: Bool[Tensor, "B W"]  # left-aligned: W is the largest number of own tokens
     last: Int[Tensor, " B"]  # the place of the last own token
     longest: int  # tokens of the longest sequence
+    memory: dict[Any, Any] = field(default_factory=dict)  # what every layer would make anew
+
+    def remember(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what `make` gave the first time it was asked for under this key."""
+        if key not in self.memory:
+            self.memory[key] = make()
+        found: T = self.memory[key]
+        return found
 
     def to(self, device: torch.device) -> "Layout":
         """Return the layout with its tensors on a device."""

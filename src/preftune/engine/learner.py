@@ -1,23 +1,38 @@
-"""What learns: a model, its optimiser, and the order of its rows."""
+"""What learns: a model, its optimiser, the order of its rows, and what else a method keeps."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from preftune.engine.batches import Order
-from preftune.engine.optimizer import adamw, lr_factor, optimizer_step
+from preftune.engine.checkpoint import Checkpoint
+from preftune.engine.optimizer import (
+    adamw,
+    load_optimizer_tensors,
+    lr_factor,
+    optimizer_step,
+    optimizer_tensors,
+    trainable,
+)
 from preftune.engine.settings import OptimizerSettings
+from preftune.errors import CheckpointError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learner:
-    """Everything one optimiser step needs besides the gradient."""
+    """Everything one optimiser step needs besides the gradient.
+
+    `extra` is for whatever else a method must keep between steps, such as a running mean: finite
+    tensors that share no memory. They are saved and restored with the weights.
+    """
 
     model: nn.Module
     optimizer: Optimizer
     order: Order
     settings: OptimizerSettings
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, order: Order, settings: OptimizerSettings) -> "Learner":
@@ -34,3 +49,41 @@ class Learner:
             self.model, self.optimizer, lr=s.lr * factor, max_grad_norm=s.max_grad_norm
         )
         return {"lr": s.lr * factor, "grad_norm": norm}
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return all that a checkpoint must hold, by group: `model`, `optimizer`, `extra`."""
+        return {
+            "model": {name: p.detach() for name, p in trainable(self.model).items()},
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+            "extra": dict(self.extra),
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take back what `tensors` gave; all of it is checked before anything is changed.
+
+        Raises:
+            CheckpointError: the tensors are damaged, or belong to another model.
+        """
+        weights = checkpoint.tensors("model")
+        state = checkpoint.tensors("optimizer")
+        extra = checkpoint.tensors("extra")
+        parameters = trainable(self.model)
+        unknown = {key.rsplit("/", 1)[0] for key in state} - parameters.keys()
+        there, here = _kinds(weights) | dict.fromkeys(unknown, "trained"), _kinds(parameters)
+        for name in sorted(there.keys() | here.keys()):
+            if there.get(name) != here.get(name):
+                raise CheckpointError(
+                    f"{checkpoint.folder}: made for another model: {name} is "
+                    f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here. "
+                    "Start the run in a new folder."
+                )
+        for name, tensor in weights.items():
+            parameters[name].data.copy_(tensor)
+        load_optimizer_tensors(self.model, self.optimizer, state)
+        self.extra.clear()
+        self.extra.update({name: tensor.clone() for name, tensor in extra.items()})
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return type and shape of each tensor, as a message says them."""
+    return {n: f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for n, t in tensors.items()}
