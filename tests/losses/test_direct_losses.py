@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from preftune.losses.direct import dpo_loss, offset_dpo_loss, preference_margin, soft_dpo_loss
+from preftune.losses.direct import (
+    dpo_logit,
+    dpo_loss,
+    dpop_logit,
+    flip_corrected_loss,
+    hinge_loss,
+    logistic_loss,
+    offset_dpo_loss,
+    offset_loss,
+    preference_margin,
+    smoothed_loss,
+    soft_dpo_loss,
+    soft_label_loss,
+)
 
 NAMES = (
     "policy_chosen_logps",
@@ -132,3 +146,139 @@ def test_loss_falls_as_the_margin_grows() -> None:
 def test_margin_ignores_what_policy_and_reference_share() -> None:
     margin = preference_margin(**tensors_of((-8.0, -15.0, -10.0, -12.0)))
     assert margin.item() == pytest.approx(5.0)
+
+
+Treatment = Callable[[Tensor], Tensor]
+A, B = {"c": 2.0, "r": -1.0, "beta": 0.1}, {"c": -1.5, "r": 0.5, "beta": 0.5}
+TREATMENTS: dict[str, Treatment] = {
+    "sigmoid": logistic_loss,
+    "cdpo": lambda logit: smoothed_loss(logit, flip_rate=0.1),
+    "soft label": lambda logit: soft_label_loss(logit, probability=torch.full_like(logit, 0.9)),
+    "robust": lambda logit: flip_corrected_loss(logit, flip_rate=0.1),
+    "offset": lambda logit: offset_loss(logit, offset=torch.full_like(logit, 0.2)),
+    "hinge": hinge_loss,
+}
+
+
+def value_and_gradients(loss: Treatment, c: float, r: float, beta: float) -> list[float]:
+    """The loss of one pair, then d loss / d chosen_logratio and d loss / d rejected_logratio."""
+    chosen, rejected = number(c).requires_grad_(), number(r).requires_grad_()
+    value = loss(dpo_logit(chosen_logratio=chosen, rejected_logratio=rejected, beta=beta))
+    gradients = torch.autograd.grad(value.sum(), [chosen, rejected])
+    return [value.item(), *(gradient.item() for gradient in gradients)]
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "at_a", "at_b"),
+    [
+        ("sigmoid", 0.693147, (0.554355, 0.042556), (1.313262, 0.365529)),
+        ("cdpo", 0.693147, (0.584355, 0.032556), (1.213262, 0.315529)),
+        ("soft label", 0.693147, (0.584355, 0.032556), (1.213262, 0.315529)),
+        ("robust", 0.693147, (0.516855, 0.055056), (1.438262, 0.428029)),
+        ("offset", 0.798139, (0.644397, 0.047502), (1.463282, 0.384262)),
+        ("hinge", 1.0, (0.7, 0.1), (2.0, 0.5)),
+    ],
+    ids=list(TREATMENTS),
+)
+def test_label_treatments_meet_published_values_and_gradients(
+    name: str, start: float, at_a: tuple[float, float], at_b: tuple[float, float]
+) -> None:
+    loss = TREATMENTS[name]
+    assert loss(number(0.0)).item() == pytest.approx(start, abs=5.1e-7)
+    for vector, (value, slope) in ((A, at_a), (B, at_b)):
+        expected = [value, -slope, slope]
+        assert value_and_gradients(loss, **vector) == pytest.approx(expected, abs=5.1e-7)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "vector", "expected"),
+    [
+        (5.0, A, [0.554355, -0.042556, 0.042556]),
+        (5.0, B, [4.758614, -2.974268, 0.495711]),
+        (50.0, A, [0.554355, -0.042556, 0.042556]),
+        (50.0, B, [38.5, -25.5, 0.5]),
+    ],
+    ids=["5 above", "5 below", "50 above", "50 below"],
+)
+def test_dpop_meets_published_values_and_gradients(
+    penalty: float, vector: dict[str, float], expected: list[float]
+) -> None:
+    chosen, rejected = number(vector["c"]).requires_grad_(), number(vector["r"]).requires_grad_()
+    logit = dpop_logit(
+        chosen_logratio=chosen,
+        rejected_logratio=rejected,
+        beta=vector["beta"],
+        penalty=penalty,
+    )
+    value = logistic_loss(logit)
+    gradients = torch.autograd.grad(value.sum(), [chosen, rejected])
+    assert [value.item(), *(g.item() for g in gradients)] == pytest.approx(expected, abs=5.1e-7)
+
+
+def test_dpop_starts_at_log_2() -> None:
+    zero = number(0.0)
+    logit = dpop_logit(chosen_logratio=zero, rejected_logratio=zero, beta=0.3, penalty=50.0)
+    assert logistic_loss(logit).item() == pytest.approx(math.log(2))
+
+
+@given(st.floats(0.0, 1e4), st.floats(-1e4, 1e4), st.floats(0.0, 100.0))
+def test_dpop_is_dpo_while_chosen_is_above_the_reference(
+    c: float, r: float, penalty: float
+) -> None:
+    pair = {"chosen_logratio": number(c), "rejected_logratio": number(r)}
+    positive = dpop_logit(**pair, beta=0.1, penalty=penalty)
+    assert positive.tolist() == dpo_logit(**pair, beta=0.1).tolist()
+
+
+@given(st.floats(0.01, 0.49))
+def test_smoothed_optimum_is_the_logit_of_the_kept_share(flip_rate: float) -> None:
+    logit = number(math.log((1 - flip_rate) / flip_rate)).requires_grad_()
+    (gradient,) = torch.autograd.grad(smoothed_loss(logit, flip_rate=flip_rate).sum(), [logit])
+    assert gradient.item() == pytest.approx(0.0, abs=1e-12)
+
+
+@given(st.floats(-50.0, 50.0), st.floats(0.0, 0.45))
+def test_flip_corrected_loss_averaged_over_flips_is_the_clean_loss(
+    logit: float, flip_rate: float
+) -> None:
+    kept = flip_corrected_loss(number(logit), flip_rate=flip_rate).item()
+    flipped = flip_corrected_loss(number(-logit), flip_rate=flip_rate).item()
+    clean = max(0.0, -logit) + math.log1p(math.exp(-abs(logit)))
+    assert (1 - flip_rate) * kept + flip_rate * flipped == pytest.approx(clean, abs=1e-9)
+
+
+def test_flip_corrected_loss_falls_below_zero_without_bound() -> None:
+    # far right: [0 + 0.1 * -logit] / 0.8
+    assert flip_corrected_loss(number(800.0), flip_rate=0.1).item() == pytest.approx(-100.0)
+
+
+def test_hinge_stops_teaching_at_logit_one() -> None:
+    logit = number(0.5, 1.5).requires_grad_()
+    (gradient,) = torch.autograd.grad(hinge_loss(logit).sum(), [logit])
+    assert gradient.tolist() == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize("flip_rate", [-0.1, 0.5, 1.0, math.nan])
+@pytest.mark.parametrize("loss", [smoothed_loss, flip_corrected_loss], ids=["cdpo", "robust"])
+def test_flip_rate_of_a_half_or_more_is_refused(
+    loss: Callable[..., Tensor], flip_rate: float
+) -> None:
+    with pytest.raises(ValueError, match="flip_rate"):
+        loss(number(0.0), flip_rate=flip_rate)
+
+
+@pytest.mark.parametrize("beta", [0.0, -0.1, math.nan, math.inf])
+def test_logit_with_a_bad_beta_is_refused(beta: float) -> None:
+    pair = {"chosen_logratio": number(1.0), "rejected_logratio": number(0.0)}
+    with pytest.raises(ValueError, match="beta"):
+        dpo_logit(**pair, beta=beta)
+    with pytest.raises(ValueError, match="beta"):
+        dpop_logit(**pair, beta=beta, penalty=5.0)
+
+
+@pytest.mark.parametrize("penalty", [-1.0, math.nan, math.inf])
+def test_dpop_with_a_bad_penalty_is_refused(penalty: float) -> None:
+    with pytest.raises(ValueError, match="penalty"):
+        dpop_logit(
+            chosen_logratio=number(1.0), rejected_logratio=number(0.0), beta=0.1, penalty=penalty
+        )
