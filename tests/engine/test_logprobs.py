@@ -10,7 +10,8 @@ from torch import nn
 from transformers import GPT2Config, LlamaConfig, Qwen2Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from preftune.engine.logprobs import pad, token_logprobs
+from preftune.engine.layout import padded
+from preftune.engine.logprobs import token_logprobs
 from preftune.models.tokens import TokenSequence
 
 VOCAB = 11
@@ -82,7 +83,10 @@ def test_tokens_that_are_not_own_contribute_exactly_0(
         found = token_logprobs(MODEL, [nothing, sequence(prompt, response)])
     assert found.sums()[0].item() == 0.0
     assert found.lengths().tolist() == [0, len(response)]
-    assert not found.logprobs[1][: len(prompt) - 1].any()
+    assert not found.logprobs[0].any()
+    assert found.logprobs[1].sum().item() == pytest.approx(
+        by_hand(MODEL, sequence(prompt, response)), abs=1e-5
+    )
 
 
 def test_end_token_is_scored() -> None:
@@ -123,8 +127,9 @@ def test_gradient_reaches_the_model_and_padding_none() -> None:
     assert torch.allclose(gradient, beside, atol=1e-6)
 
 
-def test_pad_marks_what_is_real() -> None:
-    batch = pad([sequence([1, 2], [3]), sequence([4], [5])])
+def test_padded_rows_mark_what_is_real() -> None:
+    batch = padded([[sequence([1, 2], [3])], [sequence([4], [5])]])
     assert batch.ids.tolist() == [[1, 2, 3], [4, 5, 0]]
-    assert batch.attention.tolist() == [[True, True, True], [True, True, False]]
-    assert batch.own.tolist() == [[False, False, True], [False, True, False]]
+    assert batch.mask.tolist() == [[True, True, True], [True, True, False]]
+    assert batch.scored.tolist() == [1, 3]  # the places before the own tokens
+    assert batch.targets.tolist() == [3, 5]

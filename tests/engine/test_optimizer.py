@@ -11,6 +11,7 @@ from preftune.engine.optimizer import (
     optimizer_step,
     optimizer_tensors,
 )
+from preftune.engine.precision import trainable
 from preftune.engine.settings import OptimizerSettings
 
 
@@ -21,7 +22,7 @@ def model() -> nn.Module:
 
 def learn(net: nn.Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: float = 0.0) -> float:
     net(torch.ones(2, 3)).square().sum().backward()
-    return optimizer_step(net, optimizer, lr=0.01, max_grad_norm=max_grad_norm)
+    return optimizer_step(trainable(net), optimizer, lr=0.01, max_grad_norm=max_grad_norm)
 
 
 def test_schedules_at_known_points() -> None:
@@ -40,7 +41,7 @@ def test_schedules_at_known_points() -> None:
 def test_first_adamw_step_moves_each_weight_by_the_learning_rate() -> None:
     net = model()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    learn(net, adamw(net, OptimizerSettings()))
+    learn(net, adamw(trainable(net), OptimizerSettings()))
     for name, p in net.named_parameters():
         moved = (p.detach() - before[name]).abs()
         assert moved.max().item() == pytest.approx(0.01, rel=1e-3)
@@ -54,7 +55,9 @@ def test_gradient_is_clipped_and_its_norm_before_is_returned() -> None:
     )
     sgd = torch.optim.SGD(net.parameters(), lr=1.0)
     before = torch.cat([p.detach().flatten() for p in net.parameters()])
-    assert optimizer_step(net, sgd, lr=1.0, max_grad_norm=0.5) == pytest.approx(norm, rel=1e-5)
+    assert optimizer_step(trainable(net), sgd, lr=1.0, max_grad_norm=0.5) == pytest.approx(
+        norm, rel=1e-5
+    )
     after = torch.cat([p.detach().flatten() for p in net.parameters()])
     assert (after - before).norm().item() == pytest.approx(min(0.5, norm), rel=1e-4)
     assert all(p.grad is None for p in net.parameters())
@@ -62,7 +65,7 @@ def test_gradient_is_clipped_and_its_norm_before_is_returned() -> None:
 
 def test_only_matrices_decay() -> None:
     net = model()
-    optimizer = adamw(net, OptimizerSettings(weight_decay=0.1))
+    optimizer = adamw(trainable(net), OptimizerSettings(weight_decay=0.1))
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert {decay[id(p)] for p in net.parameters() if p.ndim == 2} == {0.1}
     assert {decay[id(p)] for p in net.parameters() if p.ndim == 1} == {0.0}
@@ -71,18 +74,18 @@ def test_only_matrices_decay() -> None:
 def test_state_put_back_goes_on_bit_for_bit() -> None:
     settings = OptimizerSettings()
     net = model()
-    optimizer = adamw(net, settings)
+    optimizer = adamw(trainable(net), settings)
     for _ in range(3):
         learn(net, optimizer)
-    saved = {name: t.clone() for name, t in optimizer_tensors(net, optimizer).items()}
+    saved = {name: t.clone() for name, t in optimizer_tensors(trainable(net), optimizer).items()}
     weights = {name: t.clone() for name, t in net.state_dict().items()}
     for _ in range(2):
         learn(net, optimizer)
 
     other = model()
     other.load_state_dict(weights)
-    fresh = adamw(other, settings)
-    load_optimizer_tensors(other, fresh, saved)
+    fresh = adamw(trainable(other), settings)
+    load_optimizer_tensors(trainable(other), fresh, saved)
     for _ in range(2):
         learn(other, fresh)
     for name, tensor in net.state_dict().items():

@@ -3,8 +3,8 @@
 Every response attends to the prefix it shares and, causally, to itself; never to its siblings.
 The first sequence of a row lies right behind its prefix, so it is plain causal attention over
 prefix + rest; each further one is causal attention of its rest over prefix + rest, whose keys are
-joined for it. The forward is torch's flash kernel; the backward of short segments, and of every
-segment in bf16, is ours: torch's is several times slower there.
+joined for it. Both directions are torch's flash kernels, but for the backward in bf16, which is
+ours: torch's is slower there than in fp32.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,6 @@ from preftune.engine.segments import Segment, cpu_segments, segments
 
 NAME = "preftune"
 BLOCK = 256  # queries per block of our backward
-SHORT = 512  # keys up to which our backward is used in fp32 as well
 
 Heads = Float[Tensor, "_ _ _"]  # heads, tokens, width; their numbers differ between arguments
 
@@ -106,9 +105,9 @@ class _PackedAttention(torch.autograd.Function):
             queries = part.queries
             given = (grad_out[:, queries], query[:, queries])
             kept = (_take(key, part.keys), _take(value, part.keys))
-            if query.dtype == torch.bfloat16 or kept[0].shape[1] <= SHORT:
+            if query.dtype == torch.bfloat16:
                 grads = blockwise_backward(
-                    *given, *kept, sums[:, queries], delta[:, queries], part.hidden, ctx.scale
+                    *given, *kept, sums[:, queries], delta[:, queries], ctx.scale
                 )
             else:
                 grads = _flash_backward(
@@ -199,7 +198,6 @@ def blockwise_backward(
     value: Heads,
     logsumexp: Tensor,
     delta: Tensor,
-    hidden: Tensor | None,
     scale: float,
 ) -> tuple[Heads, Heads, Heads]:
     """Return the gradients of query, key and value of one segment, by blocks of queries.
@@ -215,7 +213,6 @@ def blockwise_backward(
         value: `[G K E]`.
         logsumexp: of the scores, `[H Q]`.
         delta: inner product of grad_out and the result, `[H Q]`.
-        hidden: `[Q K]`, True where a query does not see a key; None: causal.
         scale: scores are multiplied by this.
 
     Source: Dao 2023, FlashAttention-2, arXiv:2307.08691, algorithm 2.
@@ -239,10 +236,7 @@ def blockwise_backward(
             alpha=scale,
         ).exp_()
         per_head = weights.view(heads, ratio, end - begin, seen)
-        if hidden is None:
-            per_head[..., keys - queries + begin :].tril_()
-        else:
-            per_head.masked_fill_(hidden[begin:end, :seen], 0.0)
+        per_head[..., keys - queries + begin :].tril_()
         scores = torch.baddbmm(
             delta[:, begin:end].reshape(*stack, 1),
             block_grad.float(),

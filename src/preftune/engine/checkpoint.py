@@ -25,14 +25,7 @@ from torch import Tensor
 
 from preftune.engine import determinism
 from preftune.errors import CheckpointError, HealthError
-from preftune.files import (
-    atomic_folder,
-    delete_folder,
-    read_json,
-    sha256_of,
-    write_atomic,
-    write_json,
-)
+from preftune.files import atomic_folder, delete_folder, read_json, sha256_of
 
 MANIFEST = "MANIFEST.json"
 KEEP = 2  # verified checkpoints that stay on disk
@@ -127,7 +120,7 @@ def save_checkpoint(
             if named:
                 whole = {name: tensor.detach().contiguous() for name, tensor in named.items()}
                 save_file(whole, writing / f"{group}.safetensors")
-        write_json(writing / "state.json", state)
+        (writing / "state.json").write_bytes(msgspec.json.encode(state) + b"\n")
         write_manifest(writing, step=step, origin=origin)
     problem = verify(folder)
     if problem:
@@ -163,7 +156,10 @@ def newest_checkpoint(
 def write_manifest(
     folder: Path, *, step: int | None = None, origin: Mapping[str, str] | None = None
 ) -> None:
-    """Write the manifest of all files in a folder; it is the last file written there."""
+    """Write the manifest of all files in a folder; it is the last file written there.
+
+    `files.atomic_folder` around it makes the folder durable, whole or absent.
+    """
     files = {
         name: FileEntry(bytes=file.stat().st_size, sha256=sha256_of(file))
         for name, file in _files(folder).items()
@@ -174,7 +170,7 @@ def write_manifest(
         origin=dict(origin or {}),
         environment=determinism.environment(),
     )
-    write_atomic(folder / MANIFEST, replace(manifest, sha256=manifest.digest()).encoded())
+    (folder / MANIFEST).write_bytes(replace(manifest, sha256=manifest.digest()).encoded())
 
 
 def read_manifest(folder: Path) -> Manifest | None:

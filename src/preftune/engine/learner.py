@@ -14,8 +14,8 @@ from preftune.engine.optimizer import (
     lr_factor,
     optimizer_step,
     optimizer_tensors,
-    trainable,
 )
+from preftune.engine.precision import Masters
 from preftune.engine.settings import OptimizerSettings
 from preftune.errors import CheckpointError
 
@@ -28,16 +28,23 @@ class Learner:
     tensors that share no memory. They are saved and restored with the weights.
     """
 
-    model: nn.Module
+    masters: Masters
     optimizer: Optimizer
     order: Order
     settings: OptimizerSettings
     extra: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, order: Order, settings: OptimizerSettings) -> "Learner":
-        """Return a learner of the model's trainable parameters."""
-        return cls(model=model, optimizer=adamw(model, settings), order=order, settings=settings)
+    def of(cls, model: nn.Module | Masters, order: Order, settings: OptimizerSettings) -> "Learner":
+        """Return a learner of a model's trainable parameters, or of the masters made of it."""
+        masters = model if isinstance(model, Masters) else Masters(model)
+        optimizer = adamw(masters.weights, settings)
+        return cls(masters=masters, optimizer=optimizer, order=order, settings=settings)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that computes."""
+        return self.masters.model
 
     def update(self, step: int) -> dict[str, float]:
         """Make the optimiser step with the gradients at hand; return learning rate and norm."""
@@ -46,15 +53,19 @@ class Learner:
             step, steps=self.order.steps, warmup_frac=s.warmup_frac, schedule=s.schedule
         )
         norm = optimizer_step(
-            self.model, self.optimizer, lr=s.lr * factor, max_grad_norm=s.max_grad_norm
+            self.masters.weights,
+            self.optimizer,
+            lr=s.lr * factor,
+            max_grad_norm=s.max_grad_norm,
         )
+        self.masters.publish()
         return {"lr": s.lr * factor, "grad_norm": norm}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return all that a checkpoint must hold, by group: `model`, `optimizer`, `extra`."""
         return {
-            "model": {name: p.detach() for name, p in trainable(self.model).items()},
-            "optimizer": optimizer_tensors(self.model, self.optimizer),
+            "model": {name: p.detach() for name, p in self.masters.weights.items()},
+            "optimizer": optimizer_tensors(self.masters.weights, self.optimizer),
             "extra": dict(self.extra),
         }
 
@@ -67,7 +78,7 @@ class Learner:
         weights = checkpoint.tensors("model")
         state = checkpoint.tensors("optimizer")
         extra = checkpoint.tensors("extra")
-        parameters = trainable(self.model)
+        parameters = self.masters.weights
         unknown = {key.rsplit("/", 1)[0] for key in state} - parameters.keys()
         there, here = _kinds(weights) | dict.fromkeys(unknown, "trained"), _kinds(parameters)
         for name in sorted(there.keys() | here.keys()):
@@ -79,7 +90,8 @@ class Learner:
                 )
         for name, tensor in weights.items():
             parameters[name].data.copy_(tensor)
-        load_optimizer_tensors(self.model, self.optimizer, state)
+        self.masters.publish()
+        load_optimizer_tensors(self.masters.weights, self.optimizer, state)
         self.extra.clear()
         self.extra.update({name: tensor.clone() for name, tensor in extra.items()})
 

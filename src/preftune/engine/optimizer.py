@@ -8,16 +8,13 @@ from torch import Tensor, nn
 
 from preftune.engine.settings import OptimizerSettings, Schedule
 
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are trained, by name; a tied one appears once."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+Weights = Mapping[str, nn.Parameter]  # fp32 masters by name
 
 
-def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters; vectors (norms, biases) are not decayed."""
-    matrices = [p for p in trainable(model).values() if p.ndim >= 2]
-    vectors = [p for p in trainable(model).values() if p.ndim < 2]
+def adamw(weights: Weights, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """Return AdamW over the trained weights; vectors (norms, biases) are not decayed."""
+    matrices = [p for p in weights.values() if p.ndim >= 2]
+    vectors = [p for p in weights.values() if p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -46,18 +43,18 @@ def lr_factor(step: int, *, steps: int, warmup_frac: float, schedule: Schedule) 
 
 
 def optimizer_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, *, lr: float, max_grad_norm: float
+    weights: Weights, optimizer: torch.optim.Optimizer, *, lr: float, max_grad_norm: float
 ) -> float:
     """Clip, step, clear the gradients; return the gradient norm before clipping.
 
     Args:
-        model: holds the gradients of the whole optimiser step.
+        weights: hold the gradients of the whole optimiser step.
         optimizer: steps over the same parameters.
         lr: learning rate of this step.
         max_grad_norm: gradients are scaled down to this L2 norm; 0 leaves them as they are.
     """
     limit = max_grad_norm or math.inf
-    norm = nn.utils.clip_grad_norm_(trainable(model).values(), limit)
+    norm = nn.utils.clip_grad_norm_(weights.values(), limit)
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
@@ -65,20 +62,19 @@ def optimizer_step(
     return float(norm)
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(weights: Weights, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the state of the optimiser as tensors named `parameter/slot`."""
     return {
         f"{name}/{slot}": value
-        for name, p in trainable(model).items()
+        for name, p in weights.items()
         for slot, value in optimizer.state.get(p, {}).items()
     }
 
 
 def load_optimizer_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+    weights: Weights, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
     """Put back what `optimizer_tensors` returned."""
-    parameters = trainable(model)
     for key, value in tensors.items():
         name, slot = key.rsplit("/", 1)
-        optimizer.state[parameters[name]][slot] = value.clone()
+        optimizer.state[weights[name]][slot] = value.clone()

@@ -1,6 +1,6 @@
 """fp32 master weights with a bf16 copy that computes, where the processor is fast in bf16."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,46 +44,52 @@ class Masters:
     gradient as soon as it is complete and freed, so that micro-batches add up in fp32.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self.model, self.dtype = model, dtype
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if dtype == torch.float32:
+    def __init__(self, model: nn.Module, precision: Precision = "fp32") -> None:
+        self.model, self.dtype = model, resolve(precision, model)
+        trained = trainable(model)
+        if self.dtype == torch.float32:
             model.float()
-            self.weights: dict[str, nn.Parameter] = trained
+            self.weights = trained
             return
-        self.weights = {
-            name: nn.Parameter(p.detach().float().clone()) for name, p in trained.items()
-        }
-        model.to(dtype)
+        self.weights = {n: nn.Parameter(p.detach().float().clone()) for n, p in trained.items()}
+        for parameter in model.parameters():  # buffers, such as a reward model's mean, stay fp32
+            parameter.data = parameter.data.to(self.dtype)
         self._hooks = [
             p.register_post_accumulate_grad_hook(_give_to(self.weights[name]))
             for name, p in trained.items()
         ]
 
-    @torch.no_grad()
     def publish(self) -> None:
-        """Write the masters into the model that computes."""
-        if self.dtype == torch.float32:
-            return
-        parameters = dict(self.model.named_parameters())
-        for name, master in self.weights.items():
-            parameters[name].copy_(master)
+        """Write the masters into the model that computes; after every change of them."""
+        if self.dtype != torch.float32:
+            _copy(self.weights, self.model)
 
-    @torch.no_grad()
-    def to_full_precision(self) -> None:
-        """Make the model itself fp32 with the masters' values, to be saved."""
-        if self.dtype == torch.float32:
-            return
-        for hook in self._hooks:
-            hook.remove()
-        self.model.float()
-        self.dtype = torch.float32
-        parameters = dict(self.model.named_parameters())
-        for name, master in self.weights.items():
-            parameters[name].copy_(master)
+    def finish(self) -> nn.Module:
+        """Return the model with its trained weights in full precision, to be saved."""
+        if self.dtype != torch.float32:
+            for hook in self._hooks:
+                hook.remove()
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.float()
+            _copy(self.weights, self.model)
+            self.dtype = torch.float32
+            self.weights = trainable(self.model)
+        return self.model
 
 
-def _give_to(master: nn.Parameter) -> Any:
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name; a tied one appears once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def _copy(weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    parameters = dict(model.named_parameters())
+    for name, master in weights.items():
+        parameters[name].copy_(master)
+
+
+def _give_to(master: nn.Parameter) -> Callable[[Tensor], None]:
     def give(computed: Tensor) -> None:
         if computed.grad is None:
             return
