@@ -1,11 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
+HH ?= ../shared/data/hh-harmless/harmless-base-test.jsonl.gz
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs bench-dpo bench-smoke clean
 
 help:  ## Show what each target does.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 .venv/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -30,6 +31,20 @@ test: .venv/.dev  ## Every test, two at a time, one thread each.
 
 docs: .venv/.core  ## Write docs/cli.md anew from the commands themselves.
 	$(BIN)/python -m preftune.cli.reference docs/cli.md
+
+.venv/.bench: .venv/.core
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
+	@touch $@
+
+bench-dpo: .venv/.bench  ## Preftune beside TRL, every figure of docs/performance.md. Hours; leave the machine alone.
+	$(BIN)/python -m benchmarks.bench_dpo --data $(HH)
+	$(BIN)/python -m benchmarks.bench_length --data $(HH)
+	$(BIN)/python -m benchmarks.bench_prepare --data $(HH)
+
+bench-smoke: .venv/.bench  ## The same in small, to see that both sides run; nothing of it counts.
+	$(BIN)/python -m benchmarks.bench_dpo --quick --only fp32 --data $(HH)
+	$(BIN)/python -m benchmarks.bench_length --quick --data $(HH)
+	$(BIN)/python -m benchmarks.bench_prepare --quick --data $(HH)
 
 clean:  ## Remove the environment and caches.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

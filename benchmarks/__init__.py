@@ -1,0 +1,1 @@
+"""Preftune side by side with TRL: the same weights, pairs and tokens, one process at a time."""

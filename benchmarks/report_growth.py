@@ -1,0 +1,96 @@
+"""The page's tables of growth: sequence length, and rows to prepare."""
+
+import statistics
+from collections.abc import Sequence
+
+from benchmarks.contests import LENGTH_MEMORY, LENGTH_SPEED, PREPARE_SPEED, length_runs
+from benchmarks.prepare_worker import PrepareResult
+from benchmarks.results import Summary
+from benchmarks.tables import NOTHING, Found, judged, known, rate_of, section
+
+GOAL_ROWS = 10_000
+
+
+def lengths(found: Found) -> str:
+    """Return the table of one pair per step against sequence length."""
+    rows = []
+    for group in length_runs():
+        ours, trl = (
+            known(found, [config for config in group if config.side == side])
+            for side in ("ours", "trl")
+        )
+        if not ours or not trl:
+            continue
+        ratio = max(map(rate_of, ours)) / max(map(rate_of, trl))
+        share = min(s.peak_mb for s in ours) / min(s.peak_mb for s in trl)
+        goal = group[0].length == 8192 and group[0].model == "S"
+        verdicts = (LENGTH_SPEED.verdict(ratio), LENGTH_MEMORY.verdict_at_most(share))
+        rows.append(
+            [
+                f"{group[0].model} {group[0].length:,}",
+                *(step_and_memory(found.get(config.label)) for config in group),
+                f"**{ratio:.2f}**",
+                f"**{share:.2f}**",
+                "speed {}, memory {}".format(*verdicts) if goal else "",
+            ]
+        )
+    head = [
+        "tokens",
+        "ours",
+        "TRL",
+        "ours, recomputing",
+        "TRL, checkpointed",
+        "speed",
+        "memory",
+        "",
+    ]
+    text = (
+        "Seconds per step / peak MB, bf16. Speed is ours to TRL at the faster setting of each, "
+        "memory at the leaner. "
+        f"At 8,192 tokens S must have {LENGTH_SPEED.must:g} and {LENGTH_MEMORY.must:g}."
+    )
+    return section("One pair per step against its length", head, rows, text)
+
+
+def step_and_memory(got: Summary | None) -> str:
+    """Return the seconds per pair and the memory of a configuration as one cell."""
+    return NOTHING if got is None else f"{1 / got.rate:.2f} / {got.peak_mb:,.0f}"
+
+
+def preparing(found: dict[str, list[PrepareResult]]) -> str:
+    """Return the table of the time from a file to token ids."""
+    rows = []
+    for count in sorted({got[0].config.rows for got in found.values()}):
+        labels = (f"ours-prepare-{count}-p1", f"trl-prepare-{count}-p1", f"trl-prepare-{count}-p2")
+        ours, trl, trl_of_two = (found.get(label, []) for label in labels)
+        if not ours or not trl_of_two:
+            continue
+        ratio = prepare_s(trl_of_two) / prepare_s(ours)
+        rows.append(
+            [
+                f"{count:,}",
+                *map(prepare_cell, (ours, trl, trl_of_two)),
+                f"**{ratio:.2f}**",
+                *judged(PREPARE_SPEED if count == GOAL_ROWS else None, ratio),
+            ]
+        )
+    head = ["rows", "ours", "TRL", "TRL, 2 processes", "ratio to the last", "must", "aim", ""]
+    text = (
+        "From a file to token ids: seconds / seconds since the process started, libraries "
+        "included / peak MB, TRL's own worker processes left out."
+    )
+    return section("Preparing rows", head, rows, text)
+
+
+def prepare_cell(got: Sequence[PrepareResult]) -> str:
+    """Return time and memory of one way to prepare rows as one cell."""
+    if not got:
+        return NOTHING
+    start_s = statistics.median(result.start_s for result in got)
+    peak_mb = max(result.peak_mb for result in got)
+    return f"{prepare_s(got):.2f} / {start_s:.2f} / {peak_mb:,.0f}"
+
+
+def prepare_s(got: Sequence[PrepareResult]) -> float:
+    """Return the median seconds from a file to token ids."""
+    return statistics.median(result.prepare_s for result in got)
