@@ -81,8 +81,9 @@ class Contest:
 
     @property
     def runs(self) -> list[RunConfig]:
-        """All of them, taking turns in this order."""
-        return [self.ours, *self.rivals, self.default, *self.thp_rivals]
+        """All of them, taking turns in this order; TRL as it comes computes in bf16."""
+        default = [self.default] if self.precision == "bf16" else []
+        return [self.ours, *self.rivals, *default, *self.thp_rivals]
 
 
 CONTESTS = (
@@ -106,8 +107,23 @@ CONTESTS = (
         thp_speed=Goal(must=6.0, aim=10.0),
         memory=Goal(must=1.0, aim=0.5),
     ),
-    Contest(model="S", precision="fp32", speed=Goal(must=2.0, aim=2.8)),
-    Contest(model="M", precision="fp32", floor=Goal(must=0.7, aim=0.7)),
+    Contest(
+        model="S",
+        precision="fp32",
+        speed=Goal(must=2.0, aim=2.8),
+        memory=Goal(must=0.75, aim=0.5),
+    ),
+    Contest(
+        model="M",
+        precision="fp32",
+        floor=Goal(must=0.7, aim=0.7),
+        memory=Goal(must=0.85, aim=0.5),
+    ),
+    Contest(model="V", precision="fp32", memory=Goal(must=1.0, aim=0.5)),
+    Contest(model="S", mode="lora", precision="fp32"),
+    Contest(model="M", mode="lora", precision="fp32"),
+    Contest(model="S", method="rm", precision="fp32"),
+    Contest(model="M", method="rm", precision="fp32"),
     Contest(model="S", mode="lora", speed=Goal(must=2.0, aim=3.5)),
     Contest(model="M", mode="lora", speed=Goal(must=3.0, aim=6.0)),
     Contest(model="V", mode="lora"),
@@ -143,10 +159,11 @@ def loss_runs() -> list[list[RunConfig]]:
 def length_runs() -> list[list[RunConfig]]:
     """Return one pair per step of 512 to 8192 tokens, with and without recomputing layers."""
     groups = []
-    for model in ("S", "V"):
-        for length in LENGTHS:
-            ours = RunConfig(side="ours", model=model, length=length)
-            trl = dataclasses.replace(ours, side="trl", micro=1)
-            again = [dataclasses.replace(c, flags="checkpointed") for c in (ours, trl)]
-            groups.append([ours, trl, *again])
+    for precision in ("bf16", "fp32"):
+        for model in ("S", "V"):
+            for length in LENGTHS:
+                ours = RunConfig(side="ours", model=model, length=length, precision=precision)
+                trl = dataclasses.replace(ours, side="trl", micro=1)
+                again = [dataclasses.replace(c, flags="checkpointed") for c in (ours, trl)]
+                groups.append([ours, trl, *again])
     return groups

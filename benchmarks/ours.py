@@ -13,6 +13,7 @@ from benchmarks.results import Measured
 from preftune.engine.batches import Order, chunks
 from preftune.engine.core import Core
 from preftune.engine.learner import Learner
+from preftune.engine.precision import Masters
 from preftune.engine.reference import reference_logprobs
 from preftune.engine.settings import EngineSettings, OptimizerSettings
 from preftune.errors import SettingsError
@@ -63,15 +64,14 @@ def direct_start(config: RunConfig, model: Path, rows: Sequence[PairRow]) -> tup
         engine=engine(config),
     )
     loss, policy = LossSum.of(s), load_policy(model)
+    if config.mode == "lora":  # a fresh adapter changes nothing: the reference is the same
+        policy = add_lora(policy, LoraSettings(lora_rank=16), seed=0)
+    learner = Learner.of(Masters(policy, s.engine.precision), order(config, rows), s.optimizer)
     core = Core.of(policy, s.engine)
     began = time.perf_counter()
     batches = chunks(range(len(rows)), config.pairs_per_step)
     reference = reference_logprobs(core, [row.sequences for row in rows], batches)
     reference_s = time.perf_counter() - began
-    if config.mode == "lora":
-        policy = add_lora(policy, LoraSettings(lora_rank=16), seed=0)
-        core = Core.of(policy, s.engine)
-    learner = Learner.of(policy, order(config, rows), s.optimizer)
     check_precision(policy, config)
 
     def step(number: int, batch: Sequence[int]) -> float:
@@ -96,7 +96,7 @@ def reward_start(config: RunConfig, model: Path, rows: Sequence[PairRow]) -> tup
     scorer = new_reward_model(model, seed=0)
     with torch.no_grad():
         scorer.head.weight.copy_(reward_head(scorer.head.in_features))
-    learner = Learner.of(scorer, order(config, rows), s.optimizer)
+    learner = Learner.of(Masters(scorer, s.engine.precision), order(config, rows), s.optimizer)
     scorer.train()
     check_precision(scorer.backbone, config)
 

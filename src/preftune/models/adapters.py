@@ -1,6 +1,6 @@
 """Adapters: LoRA and DoRA through PEFT; with the adapter off the same weights are the reference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,9 @@ def save_adapter(model: Any, folder: Path | str) -> Path:
     return save_weights(model, folder)
 
 
-def load_adapter(base: Any, folder: Path | str, *, trainable: bool = True) -> Any:
+def load_adapter(
+    base: Any, folder: Path | str, *, trainable: bool = True, name: str = "default"
+) -> Any:
     """Return the base model with the adapter of a PEFT folder on top, in eval mode.
 
     Raises:
@@ -99,13 +101,48 @@ def load_adapter(base: Any, folder: Path | str, *, trainable: bool = True) -> An
     if not (Path(folder) / "adapter_config.json").is_file():
         raise ModelError(f"{folder}: no adapter_config.json. Give a PEFT adapter folder.")
     refuse_pickles(folder)
+    with _adapter_errors(folder), quiet():
+        model = PeftModel.from_pretrained(
+            base, str(folder), adapter_name=name, is_trainable=trainable
+        )
+    return model.eval()
+
+
+def load_adapters(base: Any, folders: Mapping[str, Path | str]) -> Any:
+    """Return one base with several adapters, the first one on; `use_adapter` changes it.
+
+    Raises:
+        ModelError: no adapter named, or one that is not made for this base.
+    """
+    names = list(folders)
+    if not names:
+        raise ModelError("adapters: none named. Give a name and a folder for each.")
+    model = load_adapter(base, folders[names[0]], trainable=False, name=names[0])
+    for name in names[1:]:
+        refuse_pickles(folders[name])
+        with _adapter_errors(folders[name]), quiet():
+            model.load_adapter(str(folders[name]), adapter_name=name)
+    return model.eval()
+
+
+def use_adapter(model: Any, name: str) -> None:
+    """Switch to another of the adapters on a base.
+
+    Raises:
+        ModelError: there is none of this name.
+    """
+    if name not in model.peft_config:
+        raise ModelError(f"adapter {name!r}: unknown. There are: {', '.join(model.peft_config)}.")
+    model.set_adapter(name)
+
+
+@contextmanager
+def _adapter_errors(folder: Path | str) -> Iterator[None]:
     try:
-        with quiet():
-            model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+        yield
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         what = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder}: {what}. Give the adapter's own base model.") from error
-    return model.eval()
 
 
 def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Path:

@@ -125,6 +125,11 @@ def load_weights(
             f"{folder_or_id}: {len(names)} weights are missing, the first is {names[0]}. "
             "Give a folder with all weights of this architecture."
         )
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise ModelError(
+                f"{folder_or_id}: {name} holds NaN or infinity. Use a checkpoint from before that."
+            )
     return model.eval()
 
 

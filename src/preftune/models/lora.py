@@ -1,9 +1,12 @@
 """Settings of low-rank adapters; apart from adapters.py so that reading them loads no torch."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
 from msgspec import Meta
+
+from preftune.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,3 +27,12 @@ class LoraSettings:
         Meta(description="Names of the layers to adapt; all-linear means every linear layer."),
     ] = ("all-linear",)
     dora: Annotated[bool, Meta(description="Learn magnitude apart from direction (DoRA).")] = False
+
+    def __post_init__(self) -> None:
+        if self.lora_rank:
+            return
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) != field.default:
+                raise SettingsError(
+                    f"{field.name} changes nothing while lora_rank is 0. Give a rank, or leave it."
+                )
