@@ -9,11 +9,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
+from preftune.engine.optimizer import adamw
+from preftune.engine.settings import OptimizerSettings
 from preftune.errors import ModelError
+from preftune.files import read_json
 from preftune.models.chat import load_chat
 from preftune.models.fingerprint import fingerprint
 from preftune.models.heads import (
     RewardModel,
+    TieParameter,
     is_reward_model,
     load_reward_model,
     new_reward_model,
@@ -233,3 +237,44 @@ def test_folder_that_is_no_reward_model_is_named(decoder: Path, tmp_path: Path) 
         load_policy(tmp_path)
     with pytest.raises(ModelError, match="damaged"):
         load_reward_model(tmp_path)
+
+
+def test_hidden_states_are_read_as_the_forward_reads_them(decoder: Path) -> None:
+    model, rows = new_reward_model(decoder, seed=0), sequences(decoder)
+    model.set_normalisation(0.5, 2.0)
+    with torch.no_grad():
+        hidden = [model.backbone(torch.tensor([row.ids])).last_hidden_state[0, -1] for row in rows]
+        found = model.read(torch.stack(hidden))
+        assert found.tolist() == pytest.approx(model(rows).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("tie_share", "nu", "theta"), [(0.2, 0.5, 1.5), (1 / 3, 1.0, 2.0)])
+def test_tie_parameter_starts_at_its_share_and_stays_in_range(
+    tie_share: float, nu: float, theta: float
+) -> None:
+    davidson = TieParameter("davidson", tie_share=tie_share)
+    rao_kupper = TieParameter("rao-kupper", tie_share=tie_share)
+    assert (davidson.name, rao_kupper.name) == ("nu", "theta")
+    assert davidson().item() == pytest.approx(nu, rel=1e-5)
+    assert rao_kupper().item() == pytest.approx(theta, rel=1e-5)
+    with torch.no_grad():
+        davidson.raw.fill_(-50.0)
+        rao_kupper.raw.fill_(-50.0)
+    assert davidson().item() >= 0
+    assert rao_kupper().item() >= 1
+
+
+def test_weight_decay_leaves_the_tie_parameter_alone() -> None:
+    ties = TieParameter("davidson", tie_share=0.2)
+    optimizer = adamw(dict(ties.named_parameters()), OptimizerSettings(weight_decay=0.5))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0]
+
+
+def test_what_is_said_about_a_reward_model_is_kept_beside_its_kind(
+    decoder: Path, tmp_path: Path
+) -> None:
+    about: dict[str, str | float] = {"objective": "davidson", "nu": 0.4567}
+    save_reward_model(new_reward_model(decoder, seed=0), load_chat(decoder), tmp_path, about=about)
+    kept = read_json(tmp_path / "reward_model.json")
+    assert kept == {"kind": "decoder", "format": 1, **about}
+    assert load_reward_model(tmp_path).kind == "decoder"

@@ -6,14 +6,24 @@ token that closes the turn, and nothing the template writes after it is theirs.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import tokenizers
+
 from preftune.errors import DataError, ModelError
-from preftune.models.conversation import Conversation, Marks
-from preftune.models.plain import Encoded, Finder, Follows, PlainText, control_tokens
-from preftune.models.templates import FALLBACK, check_template, literal_text
+from preftune.models.conversation import Conversation, Marks, Outlines, Part, Plan
+from preftune.models.plain import Encoded, Finder, Follows, PlainText, Run, control_tokens
+from preftune.models.templates import (
+    FALLBACK,
+    NOT_FIXED,
+    check_template,
+    copies_contents,
+    literal_text,
+)
 from preftune.models.tokens import TokenSequence
 from preftune.types import Message, Prompt, assistant, make_prompt, user
 
@@ -21,6 +31,7 @@ TrainOn = Literal["last", "all"]
 Kind = Literal["decoder", "encoder"]
 PROBE = make_prompt(user("Hello"))
 PROBE_ANSWER = "Probe"
+TOKENS_FORMAT = 1  # one more whenever the same tokenizer and template give other ids than before
 
 
 class Chat:
@@ -34,6 +45,7 @@ class Chat:
             stops on any of them.
         pad_id: id that fills up a batch, to be masked there; the eos where there is no other.
         max_length: how many tokens the model can read, None when its config doesn't say.
+        closes_turns: whether the template ends an own turn with a token; else the eos is put there.
         kind: "decoder" or "encoder".
     """
 
@@ -55,12 +67,25 @@ class Chat:
         self._finder = Finder(control)
         self._plain = PlainText(tokenizer, control)
         self._lead, self._tail, turn_end = self._probe()
-        self._closes_turns = turn_end is not None
+        self.closes_turns = turn_end is not None
         self.end_ids = self._end_ids(turn_end)
         self.pad_id = (
             self.end_ids[-1] if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         )
         self._marks = self._make_marks()
+        self._outlines = Outlines(self._plan, self._finder) if copies_contents(template) else None
+
+    @property
+    def tokens_hash(self) -> str | None:
+        """SHA-256 over all that ids depend on; None when the template looks at the clock."""
+        if any(name in self.template for name in NOT_FIXED):
+            return None
+        parts = (
+            f"{TOKENS_FORMAT}|{tokenizers.__version__}|{self.kind}|{self.template_hash}",
+            str(sorted(self.tokenizer.special_tokens_map.items())),
+            self.tokenizer.backend_tokenizer.to_str(),
+        )
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the ids of a prompt, the opening of the assistant's turn included.
@@ -72,7 +97,8 @@ class Chat:
             ModelError: the template refuses the turns.
         """
         talk = self._conversation(prompt)
-        return self._encode(talk.before(len(prompt.messages)), talk.mark).ids
+        head = self._parts(talk.before(len(prompt.messages)), talk.mark)
+        return self._realise([Plan(head=head, tail=())])[0].prompt_ids
 
     def encode(
         self, prompt: Prompt, response: tuple[Message, ...], *, train_on: TrainOn = "last"
@@ -90,24 +116,28 @@ class Chat:
             ModelError: the template refuses the turns, or rewrites an earlier turn when a later one
                 follows, so that no single sequence of ids holds them all.
         """
-        check_ends(prompt, response)
-        talk = self._conversation(prompt, response)
-        opened = talk.before(len(prompt.messages))
-        head = self._encode(opened, talk.mark)
-        own = [False] * len(head.ids)
+        (sequence,) = self._realise([self._plan(prompt, response)])
+        if train_on == "last":
+            return sequence
+        own = [*self._own_in_prompt(prompt), *sequence.own[len(sequence.prompt_ids) :]]
+        return replace(sequence, own=tuple(own))
+
+    def encode_all(
+        self, rows: Sequence[tuple[Prompt, tuple[Message, ...]]], *, train_on: TrainOn = "last"
+    ) -> list[TokenSequence]:
+        """Return what `encode` gives for each row, many times faster.
+
+        A prompt that several rows in succession share (the same object) is read once.
+
+        Raises:
+            DataError: as `encode`, of the first row it holds for.
+            ModelError: as `encode`.
+        """
         if train_on == "all":
-            own = self._own_in_prompt(talk, prompt, opened, head)
-        ids: list[int] = []
-        done = opened
-        for i, message in enumerate(response, start=len(prompt.messages)):
-            if message.role != "assistant":
-                continue
-            before = talk.before(i)
-            gap = self._encode(talk.after_common(done, before), talk.mark, follows="control").ids
-            own_ids, done = self._own_turn(talk, i, before)
-            ids += [*gap, *own_ids]
-            own += [False] * len(gap) + [message.weight == 1] * len(own_ids)
-        return TokenSequence(prompt_ids=head.ids, response_ids=tuple(ids), own=tuple(own))
+            return [self.encode(prompt, response, train_on=train_on) for prompt, response in rows]
+        if self._outlines is None:
+            return self._realise([self._plan(prompt, response) for prompt, response in rows])
+        return self._realise(list(self._outlines.plans(rows)))
 
     def decode(self, ids: Sequence[int]) -> tuple[Message, bool]:
         """Return an own turn as a message, and whether it finished with an end token.
@@ -136,8 +166,56 @@ class Chat:
             where=self.where,
         )
 
-    def _encode(self, text: str, mark: str, *, follows: Follows = "start") -> Encoded:
-        """Return the ids of a rendered text; `mark` shields the control tokens others wrote."""
+    def _plan(self, prompt: Prompt, response: tuple[Message, ...]) -> Plan:
+        """Return the parts of a row, from the text its template really writes."""
+        check_ends(prompt, response)
+        talk = self._conversation(prompt, response)
+        done = talk.before(len(prompt.messages))
+        head = self._parts(done, talk.mark)
+        tail: list[tuple[bool, tuple[Part, ...]]] = []
+        for i, message in enumerate(response, start=len(prompt.messages)):
+            if message.role != "assistant":
+                continue
+            before = talk.before(i)
+            tail.append((False, self._parts(talk.after_common(done, before), talk.mark, "control")))
+            own, done = self._own_turn(talk, i, before)
+            tail.append((message.weight == 1, own))
+        return Plan(head=head, tail=tuple(tail))
+
+    def _realise(self, plans: Sequence[Plan]) -> list[TokenSequence]:
+        """Return the sequences of these plans; consecutive plans may share one head."""
+        runs: list[Run] = []
+        for i, plan in enumerate(plans):
+            if i == 0 or plan.head is not plans[i - 1].head:
+                runs += [part for part in plan.head if isinstance(part, Run)]
+            runs += [part for _, parts in plan.tail for part in parts if isinstance(part, Run)]
+        encoded = iter(self._plain.encode_all(runs))
+        sequences: list[TokenSequence] = []
+        head: tuple[int, ...] = ()
+        for i, plan in enumerate(plans):
+            if i == 0 or plan.head is not plans[i - 1].head:
+                head = tuple(_ids(plan.head, encoded))
+            ids, own = [], [False] * len(head)
+            for is_own, parts in plan.tail:
+                turn = list(_ids(parts, encoded))
+                ids += turn
+                own += [is_own] * len(turn)
+            sequences.append(
+                TokenSequence(prompt_ids=head, response_ids=tuple(ids), own=tuple(own))
+            )
+        return sequences
+
+    def _parts(self, text: str, mark: str, follows: Follows = "start") -> tuple[Part, ...]:
+        """Cut a rendered text into parts; `mark` shields the control tokens others wrote."""
+        return tuple(
+            Run(text=text[start:end].replace(mark, ""), follows="control" if start else follows)
+            if token is None
+            else token.id
+            for token, start, end in self._finder.split(text, mark)
+        )
+
+    def _encode(self, text: str, mark: str) -> Encoded:
+        """Return the ids of a rendered text, and the span of characters each came from."""
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         for token, start, end in self._finder.split(text, mark):
@@ -145,9 +223,8 @@ class Chat:
                 ids.append(token.id)
                 spans.append((start, end))
                 continue
-            after: Follows = "control" if start else follows
             run = text[start:end]
-            encoded = self._plain.encode(run.replace(mark, ""), after)
+            encoded = self._plain.encode(run.replace(mark, ""), "control" if start else "start")
             places = [i for i, char in enumerate(run, start) if char != mark]
             ids += encoded.ids
             spans += [
@@ -156,25 +233,25 @@ class Chat:
             ]
         return Encoded(ids=tuple(ids), spans=tuple(spans))
 
-    def _own_turn(self, talk: Conversation, i: int, before: str) -> tuple[tuple[int, ...], str]:
-        """Return the ids of own turn `i` and the conversation's text through its end."""
+    def _own_turn(self, talk: Conversation, i: int, before: str) -> tuple[tuple[Part, ...], str]:
+        """Return the parts of own turn `i` and the conversation's text through its end."""
         through = self._through_turn(talk, i, before)
         follows = self._follows(before, talk.mark)
-        ids = self._encode(through[len(before) :], talk.mark, follows=follows).ids
-        if self._closes_turns:
-            return ids, through
+        parts = self._parts(through[len(before) :], talk.mark, follows)
+        if self.closes_turns:
+            return parts, through
         if i + 1 < len(talk.messages):
             raise ModelError(
                 f"{self.where}: the chat template ends no assistant turn with a token, so only the "
                 "last turn can be trained on. Give a template that does."
             )
-        return (*ids, self.end_ids[0]), through
+        return (*parts, self.end_ids[0]), through
 
     def _through_turn(self, talk: Conversation, i: int, before: str) -> str:
         """Return the text from the start through the end of assistant turn `i`."""
         after = talk.after(i)
         own = talk.after_common(before, after)
-        if not self._closes_turns:
+        if not self.closes_turns:
             return before + own.rstrip()
         for token, _, end in self._finder.split(own, talk.mark):
             if token is not None and token.id in self.end_ids:
@@ -184,17 +261,19 @@ class Chat:
             f"{self.tokenizer.convert_ids_to_tokens(list(self.end_ids))}. Give another template."
         )
 
-    def _own_in_prompt(
-        self, talk: Conversation, prompt: Prompt, opened: str, head: Encoded
-    ) -> list[bool]:
-        own = [False] * len(head.ids)
+    def _own_in_prompt(self, prompt: Prompt) -> list[bool]:
+        """Return which tokens of a prompt belong to its assistant turns of weight 1."""
+        talk = self._conversation(prompt)
+        opened = talk.before(len(prompt.messages))
+        spans = self._encode(opened, talk.mark).spans
+        own = [False] * len(spans)
         for i, message in enumerate(prompt.messages):
             if message.role != "assistant" or message.weight == 0:
                 continue
             before = talk.before(i)
             through = self._through_turn(talk, i, before)
             talk.after_common(through, opened)
-            for k, (start, end) in enumerate(head.spans):
+            for k, (start, end) in enumerate(spans):
                 own[k] = own[k] or (len(before) <= start < len(through) and end <= len(through))
         return own
 
@@ -253,6 +332,13 @@ class Chat:
         return Marks(
             everyone=self._finder, assistant=Finder([c for c in control if c.id in structural])
         )
+
+
+def _ids(parts: Sequence[Part], encoded: Iterator[list[int]]) -> Iterator[int]:
+    """Return the ids of parts, those of runs from `encoded` in order."""
+    return chain.from_iterable(
+        (part,) if isinstance(part, int) else next(encoded) for part in parts
+    )
 
 
 def check_ends(prompt: Prompt, response: tuple[Message, ...]) -> None:

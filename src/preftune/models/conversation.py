@@ -1,13 +1,151 @@
-"""One conversation as its template writes it, with every outsider's control token marked."""
+"""One conversation as its template writes it, with every outsider's control token marked.
+
+A template that only copies contents writes the same around them in every conversation with the
+same roles. That is its `Outline`: rendered once, then filled with the contents of each row.
+"""
 
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from preftune.errors import DataError, ModelError
-from preftune.models.plain import PRIVATE_USE, Finder
+from preftune.models.plain import PRIVATE_USE, Finder, Follows, Run
 from preftune.models.templates import render
-from preftune.types import Message
+from preftune.types import Message, Prompt
+
+PLACES = range(0xF0000, 0xFFFFE)  # private-use characters that stand for the contents of turns
+KEPT_OUTLINES = 1024
+PLACE = re.compile(f"([{chr(PLACES[0])}-{chr(PLACES[-1])}])")
+
+Part = int | Run
+"""A control token's id, or the text between two of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A prompt and a response as parts: all that is left to do is to encode the runs of text."""
+
+    head: tuple[Part, ...]
+    tail: tuple[tuple[bool, tuple[Part, ...]], ...]  # whether the model's own, and the parts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gap:
+    """A run with places for contents: texts[0], content, texts[1], content, … texts[-1]."""
+
+    texts: tuple[str, ...]
+    places: tuple[int, ...]  # numbers of the turns
+    follows: Follows
+
+    def fill(self, contents: Sequence[str]) -> Run:
+        """Return the run with these contents in its places."""
+        text = self.texts[0]
+        for place, after in zip(self.places, self.texts[1:], strict=True):
+            text += contents[place] + after
+        return Run(text=text, follows=self.follows)
+
+
+class Outline:
+    """What a template writes around the contents of all conversations with the same roles."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._head = [_gap(part) for part in plan.head]
+        self._tail = [(own, [_gap(part) for part in parts]) for own, parts in plan.tail]
+
+    def texts_before(self) -> list[str]:
+        """Return the text right before each content, back to the control token before it."""
+        parts = [*self._head, *(part for _, parts in self._tail for part in parts)]
+        return [text for part in parts if isinstance(part, Gap) for text in part.texts[:-1]]
+
+    def fill(self, contents: Sequence[str], head: tuple[Part, ...] | None) -> Plan:
+        """Return the plan of a conversation with these contents; `head` when it is known."""
+        return Plan(
+            head=_filled(self._head, contents) if head is None else head,
+            tail=tuple((own, _filled(parts, contents)) for own, parts in self._tail),
+        )
+
+
+class Outlines:
+    """The outlines of one template that only copies contents, one for each row of roles."""
+
+    def __init__(
+        self, plan: Callable[[Prompt, tuple[Message, ...]], Plan], control: Finder
+    ) -> None:
+        self._plan, self._control = plan, control
+        self._known: dict[tuple[object, ...], Outline | None] = {}
+
+    def plans(self, rows: Sequence[tuple[Prompt, tuple[Message, ...]]]) -> Iterator[Plan]:
+        """Yield the plan of each row, the same that the template itself would give.
+
+        Rows in succession with the same prompt (the same object) share one head. A row with tools,
+        control tokens or blanks at the end of a turn is rendered as ever.
+        """
+        asked, head, simple = None, None, False
+        for prompt, response in rows:
+            if prompt is not asked:
+                head = None
+                simple = not prompt.tools and all(map(self._is_simple, prompt.messages))
+            outline = None
+            if simple and all(map(self._is_simple, response)):
+                outline = self._outline(prompt, response)
+            if outline is None:
+                plan = self._plan(prompt, response)
+            else:
+                contents = [turn.content for turn in (*prompt.messages, *response)]
+                plan = outline.fill(contents, head)
+            yield plan
+            asked, head = prompt, plan.head
+
+    def _is_simple(self, turn: Message) -> bool:
+        content = turn.content
+        return (
+            bool(content)
+            and not (content[0].isspace() or content[-1].isspace())
+            and not (turn.tool_calls or turn.tool_call_id or turn.name)
+            and self._control.is_free(content)
+        )
+
+    def _outline(self, prompt: Prompt, response: tuple[Message, ...]) -> Outline | None:
+        turns = (*prompt.messages, *response)
+        shape = (len(prompt.messages), *((turn.role, turn.weight) for turn in turns))
+        if shape not in self._known:
+            if len(self._known) >= KEPT_OUTLINES:
+                self._known.clear()
+            self._known[shape] = self._new_outline(prompt, response)
+        return self._known[shape]
+
+    def _new_outline(self, prompt: Prompt, response: tuple[Message, ...]) -> Outline | None:
+        """Return the outline of such rows; None when it doesn't give this very row."""
+        turns = (*prompt.messages, *response)
+        if len(turns) > len(PLACES):
+            return None
+        places = tuple(replace(t, content=chr(PLACES[i])) for i, t in enumerate(turns))
+        asked = replace(prompt, messages=places[: len(prompt.messages)])
+        try:
+            outline = Outline(self._plan(asked, places[len(prompt.messages) :]))
+        except ModelError:
+            return None
+        if not all(map(self._control.is_free, outline.texts_before())):
+            return None  # the template's text and a content could make a control token together
+        contents = [turn.content for turn in turns]
+        same = outline.fill(contents, None) == self._plan(prompt, response)
+        return outline if same else None
+
+
+def _gap(part: Part) -> Part | Gap:
+    if isinstance(part, int):
+        return part
+    texts = PLACE.split(part.text)
+    if len(texts) == 1:
+        return part
+    places = tuple(ord(place) - PLACES[0] for place in texts[1::2])
+    return Gap(texts=tuple(texts[::2]), places=places, follows=part.follows)
+
+
+def _filled(parts: Sequence[Part | Gap], contents: Sequence[str]) -> tuple[Part, ...]:
+    return tuple(part.fill(contents) if isinstance(part, Gap) else part for part in parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

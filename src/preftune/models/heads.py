@@ -1,16 +1,19 @@
 """Reward models: a backbone and one linear output, read at the token that has seen everything."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from preftune.errors import ModelError
 from preftune.files import write_json
+from preftune.losses.pairwise import initial_nu, initial_theta
 from preftune.models.adapters import add_lora
 from preftune.models.chat import Chat
 from preftune.models.load import REWARD_FILE, load_backbone, max_length, read_config, save_policy
@@ -63,10 +66,12 @@ class RewardModel(nn.Module):
             inputs["use_cache"] = False
         hidden = self.backbone(**inputs).last_hidden_state
         places = [_read_at(sequence, self.kind) for sequence in sequences]
-        read = hidden[
-            torch.arange(len(sequences), device=device), torch.tensor(places, device=device)
-        ]
-        raw = self.head(read.to(self.head.weight.dtype)).squeeze(-1).float()
+        rows = torch.arange(len(sequences), device=device)
+        return self.read(hidden[rows, torch.tensor(places, device=device)])
+
+    def read(self, hidden: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        """Return the normalised score of each last hidden state at the token that is read."""
+        raw = self.head(hidden.to(self.head.weight.dtype)).squeeze(-1).float()
         scores: Tensor = (raw - self.mean) / self.std
         return scores
 
@@ -85,6 +90,25 @@ class RewardModel(nn.Module):
                     f"sequence {i}: {len(sequence)} tokens, the model reads {longest}. "
                     "Leave it out or shorten it; nothing is cut on its own."
                 )
+
+
+class TieParameter(nn.Module):
+    """How common ties are, learnt: Davidson's nu >= 0, or Rao and Kupper's theta >= 1.
+
+    It starts where equal scores tie as often as the raters did. A lone number, so the optimiser
+    never decays it. It belongs to raw scores, those before normalisation.
+    """
+
+    def __init__(self, model: Literal["davidson", "rao-kupper"], *, tie_share: float) -> None:
+        super().__init__()
+        self.name = "nu" if model == "davidson" else "theta"
+        self.least = 0.0 if model == "davidson" else 1.0
+        start = initial_nu(tie_share) if model == "davidson" else initial_theta(tie_share)
+        self.raw = nn.Parameter(torch.tensor(math.log(math.expm1(start - self.least))))
+
+    def forward(self) -> Float[Tensor, ""]:
+        """Return nu or theta."""
+        return self.least + F.softplus(self.raw)
 
 
 def new_reward_model(
@@ -112,17 +136,30 @@ def new_reward_model(
     return RewardModel(backbone, head, kind=config.kind).eval()
 
 
-def save_reward_model(model: RewardModel, chat: Chat, folder: str | Path) -> Path:
+def save_reward_model(
+    model: RewardModel,
+    chat: Chat,
+    folder: str | Path,
+    *,
+    about: Mapping[str, str | float] | None = None,
+) -> Path:
     """Write backbone (or its adapter), head, normalisation and chat; loads again bit-equal.
 
     `files.atomic_folder` around it makes the folder whole or absent.
+
+    Args:
+        model: the reward model.
+        chat: its tokenizer and template.
+        folder: where to.
+        about: what a reader should know of it, such as its objective and tie parameter; kept in
+            `reward_model.json`.
     """
     from safetensors.torch import save_file
 
     save_policy(model.backbone, chat, folder)
     tensors = {"head.weight": model.head.weight.detach(), "mean": model.mean, "std": model.std}
     save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, Path(folder) / HEAD_FILE)
-    write_json(Path(folder) / REWARD_FILE, {"kind": model.kind, "format": 1})
+    write_json(Path(folder) / REWARD_FILE, {"kind": model.kind, "format": 1, **(about or {})})
     return Path(folder)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from preftune.errors import ModelError
 from preftune.models.chat import Chat, Kind, TrainOn, check_ends
-from preftune.models.plain import PlainText, control_tokens
+from preftune.models.plain import PlainText, Run, control_tokens
 from preftune.models.tokens import TokenSequence
 from preftune.types import Message, Prompt
 
@@ -33,11 +33,13 @@ class PairChat(Chat):
         self._opening, self._between, self._closing = self._arrangement()
         self.end_ids = self._closing[-1:]
         self.pad_id = int(tokenizer.pad_token_id or 0)
+        self.closes_turns = True
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Return `[CLS] prompt [SEP]` as ids."""
         text = _transcript((*_tool_lines(prompt), *prompt.messages))
-        return (*self._opening, *self._plain.encode(text, "control").ids, *self._between)
+        (ids,) = self._plain.encode_all([Run(text=text, follows="control")])
+        return (*self._opening, *ids, *self._between)
 
     def encode(
         self, prompt: Prompt, response: tuple[Message, ...], *, train_on: TrainOn = "last"
@@ -48,14 +50,29 @@ class PairChat(Chat):
             DataError: the response doesn't start and end with an assistant turn.
             ModelError: `train_on` is "all": an encoder scores one response at a time.
         """
-        check_ends(prompt, response)
+        (sequence,) = self.encode_all([(prompt, response)], train_on=train_on)
+        return sequence
+
+    def encode_all(
+        self, rows: Sequence[tuple[Prompt, tuple[Message, ...]]], *, train_on: TrainOn = "last"
+    ) -> list[TokenSequence]:
+        """Return what `encode` gives for each row; a prompt that rows share is read once.
+
+        Raises:
+            DataError: as `encode`, of the first row it holds for.
+            ModelError: as `encode`.
+        """
         if train_on == "all":
             raise ModelError(f"{self.where}: an encoder scores one response. Use train_on='last'.")
-        asked = self.prompt_ids(prompt)
-        text = self._plain.encode(_transcript(response), "control").ids
-        answered = (*text, *self._closing)
-        own = (False,) * len(asked) + (True,) * len(answered)
-        return TokenSequence(prompt_ids=asked, response_ids=answered, own=own)
+        for prompt, response in rows:
+            check_ends(prompt, response)
+        prompts = {id(prompt): prompt for prompt, _ in rows}
+        asked = {key: self.prompt_ids(prompt) for key, prompt in prompts.items()}
+        runs = [Run(text=_transcript(response), follows="control") for _, response in rows]
+        return [
+            self._sequence(asked[id(prompt)], ids)
+            for (prompt, _), ids in zip(rows, self._plain.encode_all(runs), strict=True)
+        ]
 
     def decode(self, ids: Sequence[int]) -> tuple[Message, bool]:
         """Refuse: an encoder writes nothing.
@@ -70,6 +87,11 @@ class PairChat(Chat):
     def save(self, folder: Path | str) -> None:
         """Write the tokenizer in the usual Hugging Face files."""
         self.tokenizer.save_pretrained(str(folder))
+
+    def _sequence(self, asked: tuple[int, ...], ids: list[int]) -> TokenSequence:
+        answered = (*ids, *self._closing)
+        own = (False,) * len(asked) + (True,) * len(answered)
+        return TokenSequence(prompt_ids=asked, response_ids=answered, own=own)
 
     def _arrangement(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Return the ids before, between and after a pair, as the tokenizer arranges them."""

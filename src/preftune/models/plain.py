@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from tokenizers import Tokenizer
@@ -20,6 +21,31 @@ Follows = Literal["start", "text", "control"]
 """What a text follows: nothing, other text, or a control token."""
 
 PRIVATE_USE = range(0xE000, 0xF900)
+WORD_END = re.compile(r" (?<=[!-~\w] )")  # a blank after a character that is surely none itself
+KEPT_CHARS = 1 << 20  # characters of words whose ids are remembered
+
+LOCAL_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "BertNormalizer", "Prepend"}
+"""Normalizers that change no text on one side of a blank because of the text on the other."""
+
+ALTERNATIVES = {
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+    r"'(?:s|t|re|ve|m|ll|d)",
+    *(rf"'{ending}" for ending in ("s", "t", "re", "ve", "m", "ll", "d")),
+    r"[^\r\n\p{L}\p{N}]?\p{L}+",
+    r" ?\p{L}+",
+    r" ?\p{N}+",
+    r"\p{N}+",
+    r"\p{N}",
+    r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+    r"\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
+}
+"""What the usual patterns are made of (GPT-2, cl100k, Llama 3, Qwen). None matches a blank after
+another character than a blank, so a blank after a word always starts a new match."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +77,14 @@ def control_tokens(tokenizer: Any, template_text: str) -> tuple[Control, ...]:
     return tuple(sorted(found, key=lambda c: (-len(c.text), c.text)))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Text between two control tokens."""
+
+    text: str
+    follows: Follows
+
+
 class Finder:
     """Finds where control tokens stand in a text, in time linear in the text."""
 
@@ -75,6 +109,10 @@ class Finder:
             return text
         pieces = [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
         return mark.join(pieces)
+
+    def is_free(self, text: str) -> bool:
+        """Whether `mark` would leave the text as it is."""
+        return not any(self._starts(text, m.start()) for m in self._candidates.finditer(text))
 
     def split(self, text: str, mark: str) -> list[tuple[Control | None, int, int]]:
         """Cut a text into control tokens and the runs between them: (token or None, start, end)."""
@@ -122,6 +160,11 @@ class PlainText:
         self.unknown_id = _unknown_id(spec["model"])
         self._forbidden = {c.id for c in control} - {self.unknown_id}
         self._spec = _without(spec, {c.text for c in control if c.id != self.unknown_id})
+        self._cuts = starts_anew_at_blanks(self._spec, adds_prefix=self.adds_prefix)
+        added = (re.escape(token["content"]) for token in self._spec["added_tokens"])
+        self._added = re.compile("|".join(added) or "(?!)")  # those that are no control tokens
+        self._words: dict[str, dict[str, list[int]]] = {}  # by spec and what stands before the word
+        self._kept_chars = 0
 
     @property
     def adds_prefix(self) -> bool:
@@ -138,7 +181,49 @@ class PlainText:
             return Encoded(ids=(), spans=())
         plain, real_ids = self._copy(follows)
         encoding = plain.encode(text, add_special_tokens=False)
-        ids = tuple(real_ids[i] for i in encoding.ids)
+        ids = self._allowed([real_ids[i] for i in encoding.ids])
+        return Encoded(ids=tuple(ids), spans=tuple(encoding.offsets))
+
+    def encode_all(self, runs: Sequence[Run]) -> list[list[int]]:
+        """Return the ids of each run, the same that `encode` gives.
+
+        Where the tokenizer starts anew at every blank after a word, the runs are cut there and
+        each word is encoded once: words come again and again.
+
+        Raises:
+            ModelError: the tokenizer makes a control token out of plain text all the same.
+        """
+        if self._kept_chars > KEPT_CHARS:
+            self._words.clear()
+            self._kept_chars = 0
+        cut = [self._cut(run.text) for run in runs]
+        firsts: dict[Follows, set[str]] = {}
+        for run, (first, *_) in zip(runs, cut, strict=True):
+            firsts.setdefault(run.follows, set()).add(first)
+        known = {follows: self._learn(words, follows, "") for follows, words in firsts.items()}
+        rest = self._learn(set(chain.from_iterable(words[1:] for words in cut)), "text", " ")
+        return [
+            [*known[run.follows][words[0]], *chain.from_iterable(map(rest.__getitem__, words[1:]))]
+            for run, words in zip(runs, cut, strict=True)
+        ]
+
+    def _cut(self, text: str) -> list[str]:
+        """Return the words of a text without the blanks between; the text if it can't be cut."""
+        return WORD_END.split(text) if self._cuts and not self._added.search(text) else [text]
+
+    def _learn(self, words: set[str], follows: Follows, before: str) -> dict[str, list[int]]:
+        """Return the ids of words met so far, these among them, with `before` put before each."""
+        known = self._words.setdefault(f"{before}|{self._spec_at(follows)}", {})
+        new = list(words.difference(known))
+        if new:
+            plain, real_ids = self._copy(follows)
+            encoded = plain.encode_batch_fast([before + w for w in new], add_special_tokens=False)
+            for word, encoding in zip(new, encoded, strict=True):
+                known[word] = self._allowed([real_ids[i] for i in encoding.ids])
+                self._kept_chars += len(word)
+        return known
+
+    def _allowed(self, ids: list[int]) -> list[int]:
         if not self._forbidden.isdisjoint(ids):
             name = self._tokenizer.convert_ids_to_tokens(
                 next(i for i in ids if i in self._forbidden)
@@ -147,7 +232,7 @@ class PlainText:
                 f"tokenizer: makes the control token {name!r} out of plain text. "
                 "Use a tokenizer whose control tokens are added tokens only."
             )
-        return Encoded(ids=ids, spans=tuple(encoding.offsets))
+        return ids
 
     def _copy(self, follows: Follows) -> tuple[Tokenizer, list[int]]:
         spec = self._spec_at(follows)
@@ -166,6 +251,82 @@ class PlainText:
         if follows not in self._specs:
             self._specs[follows] = json.dumps(_after(self._spec, follows), sort_keys=True)
         return self._specs[follows]
+
+
+def starts_anew_at_blanks(spec: dict[str, Any], *, adds_prefix: bool) -> bool:
+    """Whether ids of text before a blank that follows a word never depend on what comes after it.
+
+    Then a text without added tokens can be cut before such blanks and its parts be encoded one by
+    one. Only parts of a tokenizer that are known to keep to this count; any other makes it False.
+    """
+    cutters = _parts(spec["pre_tokenizer"], "pretokenizers")
+    if adds_prefix and len(cutters) > 1:
+        return False  # more than the very first word may get a blank put before it
+    normalizers = _parts(spec["normalizer"], "normalizers")
+    if not all(_is_local(part) for part in normalizers):
+        return False
+    if normalizers and any(token["normalized"] for token in spec["added_tokens"]):
+        return False
+    if all(_is_unsplit_metaspace(part) for part in cutters):
+        return _never_joins_words(spec["model"], blank_is_marked=bool(cutters or normalizers))
+    return all(_cuts_before_blanks(part) or _keeps_cuts(part) for part in cutters) and any(
+        _cuts_before_blanks(part) for part in cutters
+    )
+
+
+def _is_local(normalizer: dict[str, Any]) -> bool:
+    if normalizer["type"] == "Replace":
+        return bool(normalizer["pattern"] == {"String": " "} and normalizer["content"] == "▁")
+    return normalizer["type"] in LOCAL_NORMALIZERS
+
+
+def _is_unsplit_metaspace(part: dict[str, Any]) -> bool:
+    return part["type"] == "Metaspace" and not part.get("split", True)
+
+
+def _cuts_before_blanks(part: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer always starts a new piece at a blank that follows a word."""
+    match part:
+        case {"type": "ByteLevel"}:
+            return bool(part.get("use_regex", True))
+        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}:
+            parts = _alternatives(pattern)
+            return not part["invert"] and r"\s+" in parts and parts <= ALTERNATIVES
+        case {"type": "Metaspace"}:
+            return part["replacement"] == "▁" and bool(part.get("split", True))
+        case {"type": "Whitespace" | "WhitespaceSplit" | "BertPreTokenizer"}:
+            return True
+    return False
+
+
+def _keeps_cuts(part: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer looks at single characters only, or at nothing."""
+    return part["type"] in ("Digits", "Punctuation") or (
+        part["type"] == "ByteLevel" and not part["add_prefix_space"]
+    )
+
+
+def _alternatives(pattern: str) -> set[str]:
+    """Return the parts of a regular expression between the bars outside all brackets."""
+    found, depth, done = [], 0, 0
+    for i, char in enumerate(pattern):
+        depth += (char in "([") - (char in ")]")
+        if char == "|" and not depth:
+            found.append(pattern[done:i])
+            done = i + 1
+    return {*found, pattern[done:]}
+
+
+def _never_joins_words(model: dict[str, Any], *, blank_is_marked: bool) -> bool:
+    """Whether a BPE over whole texts has no piece in which a blank follows something else.
+
+    Merges only ever make pieces of the vocabulary, so none reaches over such a blank.
+    """
+    if model["type"] != "BPE" or not blank_is_marked or "▁" not in model["vocab"]:
+        return False
+    if model["dropout"] or model["end_of_word_suffix"] or model["continuing_subword_prefix"]:
+        return False
+    return not any("▁" in piece.lstrip("▁") for piece in model["vocab"])
 
 
 def _unknown_id(model: dict[str, Any]) -> int | None:
