@@ -70,7 +70,7 @@ def direct_start(config: RunConfig, model: Path, rows: Sequence[PairRow]) -> tup
     core = Core.of(policy, s.engine)
     began = time.perf_counter()
     batches = chunks(range(len(rows)), config.pairs_per_step)
-    reference = reference_logprobs(core, [row.sequences for row in rows], batches)
+    reference = reference_logprobs(core, rows, batches)
     reference_s = time.perf_counter() - began
     check_precision(policy, config)
 

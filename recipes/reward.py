@@ -10,6 +10,7 @@ from itertools import islice
 from preftune.datasets import read_pairs
 from preftune.engine.batches import Order
 from preftune.engine.learner import Learner
+from preftune.engine.scores import score_rows
 from preftune.engine.settings import OptimizerSettings
 from preftune.losses.pairwise import bradley_terry_loss
 from preftune.models.chat import load_chat
@@ -28,7 +29,7 @@ def main(s: argparse.Namespace) -> list[float]:
     model.train()
     losses: list[float] = []
     for step, numbers in enumerate(islice(learner.order.batches(), s.steps)):
-        rewards = model([sequence for number in numbers for sequence in rows[number]])
+        rewards = score_rows(model, [rows[number] for number in numbers])
         chosen, rejected = rewards[0::2], rewards[1::2]
         loss = bradley_terry_loss(chosen_rewards=chosen, rejected_rewards=rejected).mean()
         loss.backward()

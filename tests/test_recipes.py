@@ -39,6 +39,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("recipe", "data", "first"),
     [
         ("dpo", ["--pairs", "pairs.jsonl", "--lr", "1e-3"], (math.log(2), 1e-4)),
+        # near log(1 + e^.5), and near log V + .1 log 2: a fresh model is close to uniform
+        ("simpo", ["--pairs", "pairs.jsonl", "--lr", "1e-3"], (math.log1p(math.exp(0.5)), 0.4)),
+        ("orpo", ["--pairs", "pairs.jsonl", "--lr", "1e-3"], (math.log(30) + 0.07, 1.5)),
         ("reward", ["--pairs", "pairs.jsonl"], (math.log(2), 0.4)),
         ("sft", ["--data", "chats.jsonl"], (math.log(30), 1.5)),
     ],

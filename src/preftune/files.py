@@ -1,5 +1,6 @@
 """Files that are never half-written: write to a temporary name, fsync, rename, fsync the folder."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -12,6 +13,35 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
+
+from preftune.errors import CheckpointError
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+
+
+@contextmanager
+def disk_trouble_named(folder: Path) -> Iterator[None]:
+    """Turn a full or failing disk into an error that names the folder and says how to go on.
+
+    Raises:
+        CheckpointError: no space left, quota used up, read-only, or the disk itself fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_disk_trouble(error):
+            raise
+        what = os.strerror(error.errno or 0) if isinstance(error, OSError) else "disk full"
+        raise CheckpointError(
+            f"{folder}: cannot write: {what}. Make room on this disk (or repair it), then run the "
+            "same command: it goes on from the last checkpoint."
+        ) from error
+
+
+def _is_disk_trouble(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in DISK_ERRORS
+    return f"(os error {errno.ENOSPC})" in str(error)  # safetensors and tokenizers: written in Rust
 
 
 def sha256_of(path: Path) -> str:
@@ -29,6 +59,14 @@ def fsync_dir(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; their names are durable when this returns."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_dir(folder.parent)
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a whole file or nothing; a reader sees the old bytes or the new ones, never a mix."""
     with atomic_open(path) as file:
@@ -42,7 +80,7 @@ def atomic_open(path: Path) -> Iterator[IO[bytes]]:
     A path that ends in `.gz` is compressed on the way, with no time stamp inside, so that equal
     content gives equal bytes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
     try:
@@ -67,29 +105,44 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Every file in it is fsynced first; a folder already at `path` is replaced as a whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    make_folder(path.parent)
+    temporary = _temporary_folder(path)
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-            else:
-                fsync_dir(file)
+            (fsync_file if file.is_file() else fsync_dir)(file)
         fsync_dir(temporary)
         temporary.chmod(0o755)
-        if path.exists():
-            old = path.with_name(f".{path.name}.old.tmp")
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
+        _take_name(temporary, path)
         fsync_dir(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder at once: killed on the way, what is left has a temporary name."""
+    shutil.rmtree(_put_aside(folder))
+
+
+def _take_name(temporary: Path, path: Path) -> None:
+    """Rename a folder to `path`; a folder that is there, or comes in between, makes way."""
+    try:
+        temporary.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+        old = _put_aside(path)
+        temporary.rename(path)
+        shutil.rmtree(old)
+
+
+def _put_aside(folder: Path) -> Path:
+    """Give a folder a temporary name of its own."""
+    return folder.rename(_temporary_folder(folder))  # onto an empty folder: one atomic step
+
+
+def _temporary_folder(beside: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=beside.parent, prefix=f".{beside.name}.", suffix=".tmp"))
 
 
 def open_binary(path: Path) -> IO[bytes]:
@@ -110,7 +163,19 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, row: Any) -> None:
-    """Append one line to a log; the line is whole on disk when this returns."""
+    """Append one line to a log; a killed process loses nothing that was appended before."""
     with path.open("ab") as file:
         file.write(msgspec.json.encode(row) + b"\n")
-        file.flush()
+
+
+def fsync_file(path: Path) -> None:
+    """Make what a file holds durable against a loss of power."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut what follows the last whole line of a log, so that the next line stands alone."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        whole = b"".join(path.read_bytes().rpartition(b"\n")[:2])
+        write_atomic(path, whole)

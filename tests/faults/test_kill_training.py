@@ -9,17 +9,22 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from preftune.datasets import write_records
+from preftune.engine.batches import Order
+from preftune.engine.learner import Learner
 from preftune.engine.settings import OptimizerSettings
 from preftune.files import sha256_of
 from preftune.models.lora import LoraSettings
 from preftune.models.new import new_model
 from preftune.training import direct, reward, sft
+from preftune.training.run import Run
 from preftune.training.settings import (
     DirectSettings,
     ProbeSettings,
@@ -29,11 +34,18 @@ from preftune.training.settings import (
 )
 from preftune.types import Demonstration, PreferencePair, assistant, content_id, make_prompt, user
 
-KILLS = 10
+KILLS = 5  # of each method
 PRELOAD = ["preftune.training.sft", "preftune.training.reward", "preftune.training.direct"]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOAD)
 OPTIMIZER = OptimizerSettings(lr=1e-3, batch_size=4, epochs=4.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndlessSettings:
+    """What `Run` asks of the settings of a method."""
+
+    run: RunSettings
 
 
 def rows() -> list[PreferencePair]:
@@ -109,7 +121,7 @@ def results(run: Path) -> dict[str, str]:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("method", list(METHODS))
-def test_r03_ten_kills_at_random_moments_end_in_the_same_bytes(
+def test_r03_kills_at_random_moments_end_in_the_same_bytes(
     world: Path, tmp_path: Path, method: str
 ) -> None:
     train, settings_of = METHODS[method]
@@ -159,3 +171,30 @@ def test_sigterm_saves_and_leaves_and_the_run_goes_on(world: Path, tmp_path: Pat
     sft.train(s)
     sft.train(sft_settings(world, tmp_path / "quiet"))
     assert results(tmp_path / "run") == results(tmp_path / "quiet")
+
+
+def train_one_endless_step(out: Path) -> None:
+    """Begin a step that takes an hour."""
+    s = RunSettings(out=out, threads=1)
+    with Run.open(EndlessSettings(run=s), method="endless", inputs={}) as run:
+        order = Order(lengths=(1, 1), batch_size=1, epochs=1.0, seed=0)
+        learner = Learner.of(nn.Linear(1, 1), order, OptimizerSettings())
+        for _ in run.steps(learner):
+            (out / "begun").touch()
+            time.sleep(3600)
+
+
+@pytest.mark.faults
+def test_a_second_sigterm_ends_the_process_at_once(tmp_path: Path) -> None:
+    child = CONTEXT.Process(target=train_one_endless_step, args=(tmp_path,))
+    child.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(child.pid or 0, signal.SIGTERM)
+    child.join(timeout=0.5)
+    assert child.is_alive()  # the first one waits for the end of the step
+    os.kill(child.pid or 0, signal.SIGTERM)
+    child.join(timeout=10)
+    assert child.exitcode not in (None, 0)

@@ -1,13 +1,14 @@
 """Each method on a tiny model: the first loss known, the last one lower, all files there."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from preftune.engine.settings import OptimizerSettings
+from preftune.engine.settings import EngineSettings, OptimizerSettings
 from preftune.errors import CheckpointError, DataError, ModelError, SettingsError
 from preftune.files import read_json
 from preftune.models.heads import load_reward_model
@@ -15,14 +16,15 @@ from preftune.models.load import load_policy
 from preftune.models.lora import LoraSettings
 from preftune.settings import build, read_yaml
 from preftune.training import direct, reward, sft
+from preftune.training.method_settings import RewardSettings
 from preftune.training.run import read_rows
 from preftune.training.settings import (
     DirectSettings,
     LengthSettings,
     ProbeSettings,
-    RewardSettings,
     RunSettings,
     SftSettings,
+    VariantSettings,
 )
 
 FAST = OptimizerSettings(lr=3e-3, batch_size=8, epochs=2.0)
@@ -86,18 +88,16 @@ def test_direct_starts_at_exactly_log_2_with_rewards_of_exactly_0(
     assert rows[-1]["margin"] > 1
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3])
+@pytest.mark.parametrize("micro_tokens", [1, 150])
 def test_micro_batches_of_any_size_give_the_same_run(
-    world: Path, tmp_path: Path, micro_batch: int
+    world: Path, tmp_path: Path, micro_tokens: int
 ) -> None:
-    from dataclasses import replace
-
     whole = direct_settings(world, tmp_path / "whole", nll_weight=0.2)
     parts = direct_settings(
         world,
         tmp_path / "parts",
         nll_weight=0.2,
-        optimizer=replace(FAST, micro_batch=micro_batch),
+        engine=EngineSettings(micro_tokens=micro_tokens),
     )
     direct.train(whole)
     direct.train(parts)
@@ -118,7 +118,7 @@ def test_direct_with_lora_trains_the_adapter_alone(world: Path, tmp_path: Path) 
         )
     )
     rows = metrics(tmp_path / "run")
-    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert rows[0]["preference_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert (final / "adapter_model.safetensors").exists()
     assert not (final / "model.safetensors").exists()
@@ -135,9 +135,9 @@ def test_direct_uses_what_the_raters_said(
     direct.train(direct_settings(world, tmp_path / "run", label=label))
     rows = metrics(tmp_path / "run")
     if first is not None:
-        assert rows[0]["loss"] == pytest.approx(first, abs=1e-6)
+        assert rows[0]["preference_loss"] == pytest.approx(first, abs=1e-6)
     else:  # strengths 0..3, offset .2 each: between log 2 and log(1 + e^.6)
-        assert math.log(2) < rows[0]["loss"] < math.log1p(math.exp(0.6))
+        assert math.log(2) < rows[0]["preference_loss"] < math.log1p(math.exp(0.6))
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
@@ -199,7 +199,10 @@ def test_written_settings_train_the_same_run_again(world: Path, tmp_path: Path) 
     first = direct_settings(world, tmp_path / "run", nll_weight=0.3, label="soft")
     direct.train(first)
     written = read_yaml(tmp_path / "run" / "settings.yaml")
-    assert build(DirectSettings, written) == first
+    assert written["beta"] == 0.1  # the default is written out
+    again = build(DirectSettings, written)
+    assert again == replace(first, beta=0.1)
+    assert direct.train(again) == tmp_path / "run" / "final"
 
 
 def test_long_rows_stop_the_run_with_their_count(world: Path, tmp_path: Path) -> None:
@@ -226,7 +229,7 @@ def test_long_rows_are_dropped_into_a_file_or_their_prompts_cut(
 
 def test_a_setting_without_effect_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="offset_per_strength changes nothing"):
-        direct_settings(world, tmp_path, offset_per_strength=0.5)
+        direct_settings(world, tmp_path, variant=VariantSettings(offset_per_strength=0.5))
     with pytest.raises(SettingsError, match="margin_per_strength changes nothing"):
         reward_settings(world, tmp_path, margin_per_strength=0.5)
 

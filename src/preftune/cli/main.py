@@ -6,7 +6,18 @@ from collections.abc import Sequence
 import typer
 
 from preftune import __version__
-from preftune.cli import data, data_check, data_preview, demo, evaluate, model, sample, train
+from preftune.cli import (
+    data,
+    data_check,
+    data_preview,
+    demo,
+    evaluate,
+    model,
+    plan,
+    sample,
+    train,
+    train_more,
+)
 from preftune.errors import PreftuneError
 
 app = typer.Typer(
@@ -35,7 +46,18 @@ def root(
     """
 
 
-for part in (data, data_check, data_preview, model, train, sample, evaluate, demo):
+for part in (
+    data,
+    data_check,
+    data_preview,
+    model,
+    plan,
+    train,
+    train_more,
+    sample,
+    evaluate,
+    demo,
+):
     part.register(app)
 
 

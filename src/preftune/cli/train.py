@@ -5,7 +5,8 @@ from pathlib import Path
 import typer
 
 from preftune.cli.options import from_flags
-from preftune.training.settings import DirectSettings, RewardSettings, SftSettings
+from preftune.training.method_settings import RewardSettings
+from preftune.training.settings import DirectSettings, SftSettings
 
 group = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Train a model in a run folder."
@@ -31,7 +32,7 @@ def sft(settings: SftSettings) -> None:
 
 
 def reward(settings: RewardSettings) -> None:
-    """Train a Bradley–Terry reward model on preference pairs.
+    """Train a reward model on preference pairs or ranked lists, ties included.
 
     Example: preftune train reward --model base --data train.jsonl --held-out test.jsonl
     --out runs/reward
@@ -42,10 +43,14 @@ def reward(settings: RewardSettings) -> None:
 
 
 def direct(settings: DirectSettings) -> None:
-    """Direct preference optimisation (DPO) of an SFT model on preference pairs.
+    """Tune an SFT model on preference pairs: DPO by default, or another loss or sum of losses.
+
+    A setting that the loss does not read is refused. docs/training.md has a table of the losses.
 
     Example: preftune train direct --model runs/sft/final --data train.jsonl --out runs/dpo
-    --beta 0.1 --nll-weight 0.2
+
+    Example: preftune train direct --model runs/sft/final --data train.jsonl --out runs/simpo
+    --loss simpo --beta 2 --simpo-gamma 0.5
     """
     from preftune.training.direct import train
 

@@ -20,7 +20,8 @@ from preftune.evaluation.report import write_report
 from preftune.evaluation.win_rate import WinRate
 from preftune.training import direct, reward
 from preftune.training.held_out import HeldOut, read_held_out
-from preftune.training.settings import DirectSettings, RewardSettings, RunSettings
+from preftune.training.method_settings import RewardSettings
+from preftune.training.settings import DirectSettings, RunSettings
 from preftune.types import PreferencePair, text_of
 
 GATES = Path(__file__).parent / "data" / "gates.yaml"

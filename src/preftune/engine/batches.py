@@ -3,7 +3,7 @@
 Nothing of the order is ever saved: a resumed run asks for step n and gets the same rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,7 +33,7 @@ class Order:
 
     @classmethod
     def of(
-        cls, rows: Sequence[Sequence[TokenSequence]], settings: OptimizerSettings, *, seed: int
+        cls, rows: Iterable[Sequence[TokenSequence]], settings: OptimizerSettings, *, seed: int
     ) -> "Order":
         """Return the order of rows of one or more sequences that share a prompt."""
         lengths = tuple(stream_length(row) for row in rows)

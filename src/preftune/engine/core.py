@@ -101,10 +101,8 @@ class Core:
 
     def shares(self, rows: Sequence[Sequence[TokenSequence]]) -> bool:
         """Return whether these rows go through as one stream."""
-        if self.note or (self.model.training and _attention_dropout(self.model)):
-            return False
-        window = _window(self.model)
-        return window is None or max(len(s) for row in rows for s in row) <= window
+        sequences = [sequence for row in rows for sequence in row]
+        return not self.note and sees_everything(self.model, self.model, sequences)
 
     def _hidden(
         self, rows: Sequence[Sequence[TokenSequence]]
@@ -112,9 +110,9 @@ class Core:
         device = next(self.model.parameters()).device
         if self.shares(rows):
             layout = packed(rows).to(device)
-            return layout, packed_hidden(_body(self.model), layout)
+            return layout, packed_hidden(body_of(self.model), layout)
         layout = padded(rows).to(device)
-        return layout, padded_hidden(_body(self.model), layout)
+        return layout, padded_hidden(body_of(self.model), layout)
 
 
 def packed_hidden(body: Any, layout: Layout) -> Float[Tensor, "P D"]:
@@ -159,7 +157,8 @@ def _causal(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _body(model: Any) -> Any:
+def body_of(model: Any) -> Any:
+    """Return the layers of a model without its head, adapters included."""
     return _causal(model).base_model
 
 
@@ -167,6 +166,14 @@ def _spread(values: Float[Tensor, " N"], layout: Layout) -> Float[Tensor, "B W"]
     """Return one row per sequence, own tokens from the left, 0 behind them."""
     empty = torch.zeros(layout.own.shape, dtype=values.dtype, device=values.device)
     return empty.masked_scatter(layout.own, values)
+
+
+def sees_everything(model: nn.Module, backbone: Any, sequences: Sequence[TokenSequence]) -> bool:
+    """Return whether every token attends to all before it: no dropout, no window too short."""
+    if model.training and _attention_dropout(backbone):
+        return False
+    window = _window(backbone)
+    return window is None or max(map(len, sequences)) <= window
 
 
 def _window(model: Any) -> int | None:
@@ -233,7 +240,7 @@ def _cut(sequence: TokenSequence, tokens: int) -> TokenSequence:
 def _checkpoint_layers(model: Any) -> None:
     """Compute each layer again in the backward instead of keeping what is inside it."""
     _causal(model)._set_gradient_checkpointing(
-        enable=True, gradient_checkpointing_func=partial(_again, _body(model))
+        enable=True, gradient_checkpointing_func=partial(_again, body_of(model))
     )
 
 

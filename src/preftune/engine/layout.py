@@ -9,7 +9,7 @@ sequence. `scored` says where in the stream the log-prob of each own token is re
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,15 @@ from torch import Tensor
 from preftune.models.tokens import TokenSequence
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class HasSequences(Protocol):
+    """A row of any method: responses to one prompt."""
+
+    @property
+    def sequences(self) -> tuple[TokenSequence, ...]:
+        """All token sequences of the row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preftune.engine.core import Core
+from preftune.engine.layout import HasSequences
 from preftune.engine.logprobs import TokenLogprobs
 from preftune.engine.modes import evaluating
 from preftune.files import atomic_folder, sha256_of
-from preftune.models.tokens import TokenSequence
 from preftune.progress import progress
 
 FILE = "logprobs.safetensors"
@@ -45,25 +45,26 @@ class Reference:
 
 
 def reference_logprobs(
-    core: Core, rows: Sequence[Sequence[TokenSequence]], batches: Iterable[Sequence[int]]
+    core: Core, rows: Sequence[HasSequences], batches: Iterable[Sequence[int]]
 ) -> Reference:
     """Return the log-probs of all rows under the model as it is.
 
     Args:
         core: the reference; with adapters, the policy with its adapter off.
-        rows: the sequences of each row.
+        rows: all rows.
         batches: row numbers to forward together, every row once. The first epoch's own
             micro-batches make policy and reference equal to the last bit at step 0.
     """
     found: dict[int, list[Tensor]] = {}
     with evaluating(core.model), progress("reference log-probs", len(rows)) as advance:
         for numbers in batches:
-            scored = core.token_logprobs([rows[number] for number in numbers])
+            sequences = [rows[number].sequences for number in numbers]
+            scored = core.token_logprobs(sequences)
             responses = iter(zip(scored.logprobs.cpu(), scored.lengths().tolist(), strict=True))
-            for number in numbers:
+            for number, row in zip(numbers, sequences, strict=True):
                 found[number] = [
                     values[:length].clone()
-                    for _, (values, length) in zip(rows[number], responses, strict=False)
+                    for _, (values, length) in zip(row, responses, strict=False)
                 ]
             advance(len(numbers))
     in_order = [part for number in range(len(rows)) for part in found[number]]
@@ -97,11 +98,11 @@ def cached(folder: Path, key: str, compute: Callable[[], Reference]) -> Referenc
     return reference
 
 
-def cache_key(rows: Sequence[Sequence[TokenSequence]], *parts: str) -> str:
+def cache_key(rows: Iterable[HasSequences], *parts: str) -> str:
     """Return a name for the log-probs of these rows: a hash over all token ids and `parts`."""
     digest = hashlib.sha256("\0".join(parts).encode())
     for row in rows:
-        for sequence in row:
+        for sequence in row.sequences:
             digest.update(np.asarray(sequence.ids, dtype=np.int32).tobytes())
             digest.update(np.packbits(np.asarray(sequence.own, dtype=bool)).tobytes())
             digest.update(b"|")

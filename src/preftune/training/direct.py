@@ -1,41 +1,35 @@
-"""Direct preference optimisation: raise chosen above rejected, tied to a frozen reference."""
+"""Direct preference optimisation: raise chosen above rejected, by any loss of `objectives`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from preftune.datasets import dataset_hash, read_pairs
 from preftune.engine.batches import Order, chunks
 from preftune.engine.core import Core
 from preftune.engine.layout import micro_batches, stream_length
 from preftune.engine.learner import Learner
-from preftune.engine.logprobs import TokenLogprobs
-from preftune.engine.reference import Reference
-from preftune.errors import HealthError
-from preftune.losses.direct import dpo_loss, offset_dpo_loss, preference_margin, soft_dpo_loss
+from preftune.engine.precision import Masters
+from preftune.engine.settings import EngineSettings
+from preftune.errors import HealthError, SettingsError
 from preftune.models.adapters import adapter_dropout_only, add_lora
 from preftune.models.chat import load_chat
 from preftune.models.fingerprint import model_fingerprint
 from preftune.models.load import load_policy, save_policy
 from preftune.settings import checked
+from preftune.training.diagnostics import PairFigures, StepFigures
+from preftune.training.loss_sum import LossSum, resolved
+from preftune.training.pair_inputs import PairInputs, StepState, pair_inputs
 from preftune.training.probe import Probe
 from preftune.training.rows import PairRow, pair_rows
 from preftune.training.run import Run
+from preftune.training.running import ReferenceOf, moving_reference, remember, state_of
 from preftune.training.settings import DirectSettings
 
-STEP_0_TOLERANCE = 1e-5  # nats
+STEP_0_TOLERANCE = 1e-5  # nats, and share of the loss
 EVAL_BATCH = 64  # pairs in one forward without gradient
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairLogps:
-    """Summed log-probs of the chosen and rejected responses of B pairs, `[B]` each, in nats."""
-
-    chosen: Tensor
-    rejected: Tensor
 
 
 def train(settings: DirectSettings) -> Path:
@@ -47,9 +41,11 @@ def train(settings: DirectSettings) -> Path:
         HealthError: at step 0 policy and reference differ, or the loss is not a number.
         PreftuneError: bad settings, rows or model, or a run folder that holds another run.
     """
-    s = checked(settings)
+    s = resolved(checked(settings))
+    loss = LossSum.of(s)
     pairs = read_pairs(s.data)
     held_out = read_pairs(s.held_out) if s.held_out else []
+    loss.check_pairs(pairs)
     chat, policy = load_chat(s.model), load_policy(s.model)
     inputs = {"data": dataset_hash(pairs), "model": model_fingerprint(policy, chat)}
     with Run.open(s, method="direct", inputs=inputs) as run:
@@ -59,130 +55,200 @@ def train(settings: DirectSettings) -> Path:
         held_rows = run.rows_that_fit(
             pair_rows(held_out, chat), held_out, s.length, chat, name="held_out"
         )
-        order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
+        order = Order.of((row.sequences for row in rows), s.optimizer, seed=s.run.seed)
+        check_steps(order, loss, micro_tokens=s.engine.micro_tokens)
+        seed, full = s.run.seed, s.lora.lora_rank == 0
+        policy = policy if full else add_lora(policy, s.lora, seed=seed)
+        learner = Learner.of(Masters(policy, s.engine.precision), order, s.optimizer)
         core = run.core(policy, s.engine)
-        reference = run.reference(
-            core,
-            rows,
-            order.micro_batches(s.engine.micro_tokens),
-            how=f"{s.run.seed}/{s.optimizer.batch_size}/{s.engine}",
-        )
-        held_reference = run.reference(
-            core,
-            held_rows,
-            chunks(range(len(held_rows)), EVAL_BATCH),
-            how=str(s.engine),
-            name="held_out",
-        )
-        probe = Probe.of(
-            policy,
-            chat,
-            [pair.prompt for pair in pairs],
-            s.probe,
-            seed=s.run.seed,
-            keep_reference=not s.lora.lora_rank,
-        )
-        policy = add_lora(policy, s.lora, seed=s.run.seed) if s.lora.lora_rank else policy
-        learner = Learner.of(policy, order, s.optimizer)
-        core = run.core(policy, s.engine)
+        start, held_start = None, None
+        if loss.has_reference:
+            start, held_start = references(run, core, rows, held_rows, order, s)
+        prompts = [pair.prompt for pair in pairs]
+        probe = Probe.of(policy, chat, prompts, s.probe, seed=seed, keep_reference=full)
+        moving = moving_reference(learner, core, rows, start, s.moving)
         for step, numbers in run.steps(learner):
             adapter_dropout_only(policy)
-            batch = [rows[number] for number in numbers]
-            metrics = backward(core, batch, reference.of(numbers), s)
-            if step == 0:
-                check_step_0(metrics)
+            state = state_of(learner.extra, step=step, seed=seed)
+            figures = backward(core, rows, numbers, moving or start, loss, state, s.engine)
+            remember(learner.extra, figures.pairs, loss, state)
+            metrics = figures.metrics()
+            if moving:
+                metrics |= moving.distance(figures.pairs, numbers)
             run.update(learner, step=step, metrics=metrics)
+            if moving:
+                moving.after(step)
             run.probe(probe, policy, step=step)
         policy.eval()
         if held_rows:
             run.report_held_out(
                 trained_on=pairs,
                 pairs=[held_out[row.number] for row in held_rows],
-                margins=margins(core, held_rows, held_reference),
+                margins=margins(core, held_rows, held_start, loss),
             )
-        return run.publish(lambda folder: save_policy(policy, chat, folder))
+        whole = learner.masters.finish()
+        return run.publish(lambda folder: save_policy(whole, chat, folder))
 
 
 def backward(
-    core: Core, batch: Sequence[PairRow], reference: TokenLogprobs, s: DirectSettings
-) -> dict[str, float]:
-    """Leave the gradient of one step in the policy; return the step's metrics.
+    core: Core,
+    rows: Sequence[PairRow],
+    numbers: Sequence[int],
+    reference: ReferenceOf | None,
+    loss: LossSum,
+    state: StepState,
+    engine: EngineSettings,
+) -> StepFigures:
+    """Leave the gradient of one step in the policy; return what the step gave.
 
     The pair losses are summed and divided by the weight of the whole step, the NLL of the chosen
     responses by their number of tokens, so that micro-batches of any size give the same gradient.
 
     Args:
         core: the model being tuned.
-        batch: the B pairs of the step.
-        reference: log-probs of chosen and rejected under the reference.
-        s: beta, the NLL weight, what the labels mean, the micro-batch.
+        rows: all pairs of the run.
+        numbers: which of them make up the step.
+        reference: log-probs of chosen and rejected under the reference; None without one.
+        loss: the objective, its settings, the NLL weight.
+        state: the step's number, the run's seed, running values.
+        engine: how many tokens go into one forward.
+
+    Raises:
+        HealthError: step 0, and policy and reference differ.
     """
-    total = sum(row.weight for row in batch)
+    batch = [rows[number] for number in numbers]
+    weight = sum(row.weight for row in batch)
     chosen_tokens = sum(row.chosen.own_length for row in batch)
-    sums = torch.zeros(6)
-    ref_logps = reference.sums().reshape(-1, 2)
-    lengths = [stream_length(row.sequences) for row in batch]
-    for micro in micro_batches(lengths, s.engine.micro_tokens):
-        rows = [batch[i] for i in micro]
-        logps = pair_logps(core, rows)
-        ref = PairLogps(chosen=ref_logps[micro, 0], rejected=ref_logps[micro, 1])
-        weights = ref.chosen.new_tensor([row.weight for row in rows])
-        preference = (weights * pair_losses(logps, ref, rows, s)).sum() / total
-        nll = -logps.chosen.sum() / chosen_tokens
-        (preference + s.nll_weight * nll).backward()
-        chosen, rejected = logps.chosen - ref.chosen, logps.rejected - ref.rejected
-        right = (chosen > rejected).float()
-        sums += torch.stack(
-            [preference, nll, right.sum(), chosen.sum(), rejected.sum(), (chosen - rejected).sum()]
-        ).detach()
-    preference_loss, nll_loss, *counted = sums.tolist()
-    names = ("accuracy", "chosen_logratio", "rejected_logratio", "margin")
-    means = {name: value / len(batch) for name, value in zip(names, counted, strict=True)}
-    loss = preference_loss + s.nll_weight * nll_loss
-    return {"loss": loss, "preference_loss": preference_loss, "nll": nll_loss, **means}
+    preference_loss = nll = 0.0
+    parts = []
+    for micro in micro_batches(
+        [stream_length(row.sequences) for row in batch], engine.micro_tokens
+    ):
+        part, places = [batch[i] for i in micro], [numbers[i] for i in micro]
+        p = inputs_of(core, part, places, reference, loss, state)
+        losses = loss.losses(p)
+        if state.step == 0:
+            check_step_0(p, losses, loss)
+        preference_part = (p.weights * losses).sum() / weight
+        nll_part = -p.chosen.logps.sum() / chosen_tokens
+        (preference_part + loss.nll_weight * nll_part).backward()
+        preference_loss += preference_part.item()
+        nll += nll_part.item()
+        parts.append(PairFigures.of(p, loss))
+    return StepFigures(
+        preference_loss=preference_loss,
+        nll=nll,
+        nll_weight=loss.nll_weight,
+        pairs=PairFigures.joined(parts),
+        has_reference=loss.has_reference,
+    )
 
 
-def pair_logps(core: Core, rows: Sequence[PairRow]) -> PairLogps:
-    """Return the summed log-probs of chosen and rejected, both from one forward."""
-    sums = core.token_logprobs([row.sequences for row in rows]).sums()
-    return PairLogps(chosen=sums[0::2], rejected=sums[1::2])
+def inputs_of(
+    core: Core,
+    batch: Sequence[PairRow],
+    numbers: Sequence[int],
+    reference: ReferenceOf | None,
+    loss: LossSum,
+    state: StepState,
+) -> PairInputs:
+    """Return what the losses look at: chosen and rejected of a batch, from one forward.
+
+    Args:
+        core: the model being tuned.
+        batch: B pairs.
+        numbers: the row number of each.
+        reference: log-probs of rows under the reference; None without one.
+        loss: says what else it needs.
+        state: the step.
+    """
+    frozen = reference(numbers) if reference else None
+    policy = core.token_logprobs(
+        [row.sequences for row in batch], collisions=loss.weighting == "wpo"
+    )
+    return pair_inputs(batch, policy, frozen, numbers=numbers, state=state)
 
 
-def pair_losses(
-    policy: PairLogps, reference: PairLogps, rows: Sequence[PairRow], s: DirectSettings
-) -> Tensor:
-    """Return the loss of each pair in nats, with what its raters said as soft label or offset."""
-    four = {
-        "policy_chosen_logps": policy.chosen,
-        "policy_rejected_logps": policy.rejected,
-        "reference_chosen_logps": reference.chosen,
-        "reference_rejected_logps": reference.rejected,
-    }
-    if s.label == "soft":
-        probability = policy.chosen.new_tensor([row.probability for row in rows])
-        return soft_dpo_loss(margin=preference_margin(**four), probability=probability, beta=s.beta)
-    if s.label == "offset":
-        offset = s.offset_per_strength * policy.chosen.new_tensor([r.strength or 0 for r in rows])
-        return offset_dpo_loss(margin=preference_margin(**four), offset=offset, beta=s.beta)
-    return dpo_loss(**four, beta=s.beta)
+def references(
+    run: Run,
+    core: Core,
+    rows: Sequence[PairRow],
+    held_rows: Sequence[PairRow],
+    order: Order,
+    s: DirectSettings,
+) -> tuple[ReferenceOf, ReferenceOf]:
+    """Return the log-probs of all pairs, and of those held out, under the model as it starts."""
+    trained = run.reference(
+        core,
+        rows,
+        order.micro_batches(s.engine.micro_tokens),
+        how=f"{s.run.seed}/{s.optimizer.batch_size}/{s.engine}",
+    )
+    held = run.reference(
+        core,
+        held_rows,
+        chunks(range(len(held_rows)), EVAL_BATCH),
+        how=str(s.engine),
+        name="held_out",
+    )
+    return trained.of, held.of
 
 
 @torch.no_grad()
-def margins(core: Core, rows: Sequence[PairRow], reference: Reference) -> list[float]:
-    """Return how much more than the reference the policy prefers chosen, in nats per pair."""
+def margins(
+    core: Core, rows: Sequence[PairRow], reference: ReferenceOf | None, loss: LossSum
+) -> list[float]:
+    """Return how much higher the reward of chosen is than that of rejected, per pair."""
     parts = []
+    scored = replace(loss, weighting="none")
     for micro in chunks(range(len(rows)), EVAL_BATCH):
-        logps = pair_logps(core, [rows[i] for i in micro])
-        ref = reference.of(micro).sums().reshape(-1, 2)
-        parts.append(logps.chosen - logps.rejected - ref[:, 0] + ref[:, 1])
+        batch = [rows[number] for number in micro]
+        p = inputs_of(core, batch, micro, reference, scored, StepState())
+        chosen, rejected = scored.rewards(p)
+        parts.append(chosen - rejected)
     return torch.cat(parts).tolist()
 
 
-def check_step_0(metrics: dict[str, float]) -> None:
-    """Stop unless policy == reference: every log ratio 0 before the first update."""
-    worst = max(abs(metrics["chosen_logratio"]), abs(metrics["rejected_logratio"]))
+def check_steps(order: Order, loss: LossSum, *, micro_tokens: int) -> None:
+    """Refuse steps that a loss over whole steps cannot take: too large for one forward, or small.
+
+    Raises:
+        SettingsError: names the loss, the tokens of the step, and what to change.
+    """
+    if not loss.needs_whole_step:
+        return
+    steps = list(order.batches())
+    loss.try_on(min(len(numbers) for numbers in steps))
+    largest = max(sum(order.lengths[number] for number in numbers) for numbers in steps)
+    if micro_tokens and largest > micro_tokens:
+        raise SettingsError(
+            f"loss {loss}: it compares all pairs of a step, and one of {largest} tokens does not "
+            f"fit a forward of micro_tokens {micro_tokens}. Raise it, or lower batch_size."
+        )
+
+
+def check_step_0(p: PairInputs, losses: torch.Tensor, loss: LossSum) -> None:
+    """Stop unless policy == reference: log ratios of 0, and the loss that they must give.
+
+    Raises:
+        HealthError: says by how much they differ.
+    """
+    start = loss.start(p)
+    if not loss.has_reference:
+        return
+    ratios = torch.cat([p.chosen.logratio, p.rejected.logratio])
+    worst = ratios.detach().abs().max().item()
+    mean = ((p.weights * losses).sum() / p.weights.sum()).item()
     if not worst <= STEP_0_TOLERANCE:
         raise HealthError(
-            f"step 0: policy and reference differ by {worst:.2e} nats, loss {metrics['loss']:.6f}. "
+            f"step 0: policy and reference differ by {worst:.2e} nats, loss {mean:.6f}. "
             "Use a new --out; if it comes again, this model's forward is not reproducible."
+        )
+    if start is None:
+        return
+    expected = ((p.weights * start).sum() / p.weights.sum()).item()
+    if not abs(mean - expected) <= STEP_0_TOLERANCE * max(1.0, abs(expected)):
+        raise HealthError(
+            f"step 0: loss {loss} is {mean:.6f}, not the {expected:.6f} that it starts at. "
+            "Report this with the run's settings.yaml."
         )

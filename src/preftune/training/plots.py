@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES = {
-    "loss": ("loss", "nll"),
-    "accuracy": ("accuracy",),
-    "log ratio to the reference": ("chosen_logratio", "rejected_logratio", "margin"),
-    "scores": ("chosen_reward", "rejected_reward"),
+    "loss": ("loss", "preference_loss", "nll"),
+    "accuracy": ("accuracy", "length_correlation"),
+    "log ratio and margin": ("chosen_logratio", "rejected_logratio", "margin"),
+    "moved from the start": ("chosen_from_start", "rejected_from_start"),
+    "change per token": ("chosen_change_per_token", "rejected_change_per_token"),
+    "log-prob per token": ("chosen_logp_per_token", "rejected_logp_per_token"),
+    "rewards": ("chosen_reward", "rejected_reward", "reward_margin"),
     "gradient norm": ("grad_norm",),
     "learning rate": ("lr",),
 }

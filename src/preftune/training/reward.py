@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from preftune.datasets import dataset_hash
 from preftune.engine.batches import Order, chunks
-from preftune.engine.layout import micro_batches, stream_length
+from preftune.engine.layout import HasSequences, micro_batches, stream_length
 from preftune.engine.learner import Learner
+from preftune.engine.precision import Masters
 from preftune.engine.scores import score_rows
 from preftune.errors import DataError, SettingsError
 from preftune.losses.listwise import all_pairs_loss, best_of_k_loss, plackett_luce_loss
@@ -26,13 +27,13 @@ from preftune.models.heads import RewardModel, TieParameter, new_reward_model, s
 from preftune.settings import checked
 from preftune.training.listwise_rows import (
     Comparisons,
-    HasSequences,
     Lists,
     RankedRow,
     in_lists,
     one_pair_each,
     ranked_rows,
     read_either,
+    read_held_out,
     rows_that_fit,
 )
 from preftune.training.method_settings import RewardSettings
@@ -59,7 +60,7 @@ def train(settings: RewardSettings) -> Path:
     """
     s = checked(settings)
     records = read_either(s.data, PreferencePair, RankedList)
-    held_out = read_either(s.held_out, PreferencePair, RankedList) if s.held_out else []
+    held_out = read_held_out(s.held_out)
     check_data(records, s)
     chat = load_chat(s.model)
     model = new_reward_model(s.model, seed=s.run.seed, lora=s.lora)
@@ -68,13 +69,15 @@ def train(settings: RewardSettings) -> Path:
         if run.finished:
             return run.final
         rows = preference_rows(run, records, chat, s)
-        order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
-        ties = tie_parameter(rows, s)
-        learner = Learner.of(nn.ModuleList([model, ties]) if ties else model, order, s.optimizer)
+        order = Order.of((row.sequences for row in rows), s.optimizer, seed=s.run.seed)
+        ties = tie_parameter(records, s)
+        masters = Masters(nn.ModuleList([model, ties]) if ties else model, s.engine.precision)
+        learner = Learner.of(masters, order, s.optimizer)
         model.train()
         for step, numbers in run.steps(learner):
             metrics = backward(model, [rows[number] for number in numbers], s, ties=ties)
             run.update(learner, step=step, metrics=metrics)
+        masters.finish()
         model.eval()
         model.set_normalisation(*mean_and_std(model, rows[:NORMALISE_ON]))
         if held_out:
@@ -178,7 +181,7 @@ def comparison_losses(
 
 def rewards_of(model: RewardModel, rows: Sequence[HasSequences]) -> Tensor:
     """Return the score of every response, row after row."""
-    return score_rows(model, [row.sequences for row in rows], shared=False)
+    return score_rows(model, [row.sequences for row in rows])
 
 
 def ranks_of(row: PreferenceRow) -> tuple[int, ...]:
@@ -194,11 +197,16 @@ def weight_of(row: PreferenceRow, s: RewardSettings) -> float:
     return row.weight * (responses * (responses - 1) // 2)
 
 
-def tie_parameter(rows: Sequence[PreferenceRow], s: RewardSettings) -> TieParameter | None:
-    """Return the learnt tie parameter, at the share of ties in the rows; None without one."""
-    if s.objective != "davidson" and s.objective != "rao-kupper":
-        return None
-    return TieParameter(s.objective, tie_share=tie_share([ranks_of(row) for row in rows]))
+def tie_parameter(
+    records: Sequence[PreferencePair] | Sequence[RankedList], s: RewardSettings
+) -> TieParameter | None:
+    """Return the learnt tie parameter, at the share of ties in the lists; None without one."""
+    lists = [record.ranks for record in records if isinstance(record, RankedList)]
+    match s.objective:
+        case "davidson" | "rao-kupper" as model:
+            return TieParameter(model, tie_share=tie_share(lists))
+        case _:
+            return None
 
 
 def tie_share(ranks: Sequence[tuple[int, ...]]) -> float:
@@ -317,15 +325,14 @@ def report_held_out(
     s: RewardSettings,
     *,
     records: Sequence[PreferencePair] | Sequence[RankedList],
-    held_out: Sequence[PreferencePair] | Sequence[RankedList],
+    held_out: Sequence[PreferencePair],
 ) -> None:
     """Write how often the model scores the better response higher; one pair per ranked list."""
-    pairs = one_pair_each(held_out)
-    rows = run.rows_that_fit(pair_rows(pairs, chat), pairs, s.length, chat, name="held_out")
+    rows = run.rows_that_fit(pair_rows(held_out, chat), held_out, s.length, chat, name="held_out")
     scores = scores_of(model, rows).reshape(-1, 2)
     run.report_held_out(
         trained_on=one_pair_each(records),
-        pairs=[pairs[row.number] for row in rows],
+        pairs=[held_out[row.number] for row in rows],
         margins=(scores[:, 0] - scores[:, 1]).tolist(),
     )
 

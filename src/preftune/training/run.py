@@ -34,6 +34,7 @@ from preftune.engine.checkpoint import (
     write_manifest,
 )
 from preftune.engine.core import Core
+from preftune.engine.layout import HasSequences
 from preftune.engine.learner import Learner
 from preftune.engine.reference import Reference, cache_key, cached, reference_logprobs
 from preftune.engine.settings import EngineSettings
@@ -56,7 +57,7 @@ from preftune.training.health import Health, probe_warnings
 from preftune.training.held_out import FILE, held_out_report
 from preftune.training.plots import plot_run
 from preftune.training.probe import Probe
-from preftune.training.rows import Row, fit_length, model_limit
+from preftune.training.rows import Row, TokenRows, fit_length, model_limit
 from preftune.training.settings import LengthSettings, RunSettings
 from preftune.types import Demonstration, PreferencePair
 
@@ -96,8 +97,9 @@ class Run:
             CheckpointError: another process is at work in the folder, or its disk is full.
         """
         folder: Path = settings.run.out
-        make_folder(folder)
-        lock = (folder / "run.lock").open("wb")
+        with disk_trouble_named(folder):
+            make_folder(folder)
+            lock = (folder / "run.lock").open("wb")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -173,14 +175,16 @@ class Run:
 
     def rows_that_fit(
         self,
-        rows: Sequence[Row],
+        rows: TokenRows[Row],
         records: Sequence[Demonstration] | Sequence[PreferencePair],
         settings: LengthSettings,
         chat: Chat,
         *,
         name: str = "train",
-    ) -> list[Row]:
+    ) -> TokenRows[Row]:
         """Return the rows the model can hold; dropped ones go to a file here, with a warning."""
+        for note in rows.notes:
+            self.warn(note)
         dropped = self.folder / f"dropped_{name}.jsonl"
         fitting = fit_length(
             rows, records, settings=settings, model_limit=model_limit(chat), dropped=dropped
@@ -202,7 +206,7 @@ class Run:
     def reference(
         self,
         core: Core,
-        rows: Sequence[Row],
+        rows: Sequence[HasSequences],
         batches: Iterable[Sequence[int]],
         *,
         how: str,
@@ -219,13 +223,12 @@ class Run:
             how: whatever else the last bit depends on: order, batch size, precision.
             name: of the folder in the run's own, when there is no cache.
         """
-        sequences = [row.sequences for row in rows]
         dtype = str(next(core.model.parameters()).dtype)
         environment = "/".join(map(str, determinism.environment().values()))
-        key = cache_key(sequences, *self.inputs.values(), dtype, environment, how)
+        key = cache_key(rows, *self.inputs.values(), dtype, environment, how)
         folder = cache_folder("reference")
         place = folder / key if folder else self.folder / f"reference_{name}"
-        reference = cached(place, key, lambda: reference_logprobs(core, sequences, batches))
+        reference = cached(place, key, lambda: reference_logprobs(core, rows, batches))
         if folder:
             forget_oldest(folder, limit_bytes=REFERENCE_CACHE_BYTES)
         return reference
@@ -350,11 +353,18 @@ def _same(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a log; a torn last line is left out."""
+    """Return the whole lines of a log; a torn last line is left out.
+
+    Raises:
+        CheckpointError: a line that is not JSON.
+    """
     if not path.exists():
         return []
     whole = path.read_bytes().rpartition(b"\n")[0]
-    return [msgspec.json.decode(line) for line in whole.splitlines()]
+    try:
+        return [msgspec.json.decode(line) for line in whole.splitlines()]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: {error}. Start the run in a new folder.") from error
 
 
 def _cut(path: Path, done: int) -> None:

@@ -8,6 +8,7 @@ from preftune.engine.batches import Order
 from preftune.engine.core import Core
 from preftune.engine.layout import micro_batches, stream_length
 from preftune.engine.learner import Learner
+from preftune.engine.precision import Masters
 from preftune.models.adapters import add_lora
 from preftune.models.chat import load_chat
 from preftune.models.fingerprint import model_fingerprint
@@ -34,15 +35,16 @@ def train(settings: SftSettings) -> Path:
         encoded = demonstration_rows(records, chat, train_on=s.train_on)
         rows = run.rows_that_fit(encoded, records, s.length, chat)
         policy = add_lora(policy, s.lora, seed=s.run.seed) if s.lora.lora_rank else policy
-        order = Order.of([row.sequences for row in rows], s.optimizer, seed=s.run.seed)
-        learner = Learner.of(policy, order, s.optimizer)
+        order = Order.of((row.sequences for row in rows), s.optimizer, seed=s.run.seed)
+        learner = Learner.of(Masters(policy, s.engine.precision), order, s.optimizer)
         core = run.core(policy, s.engine)
         policy.train()
         for step, numbers in run.steps(learner):
             batch = [rows[number] for number in numbers]
             metrics = backward(core, batch, micro_tokens=s.engine.micro_tokens)
             run.update(learner, step=step, metrics=metrics)
-        return run.publish(lambda folder: save_policy(policy, chat, folder))
+        whole = learner.masters.finish()
+        return run.publish(lambda folder: save_policy(whole, chat, folder))
 
 
 def backward(
