@@ -20,6 +20,7 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("house")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["PREFTUNE_CACHE"] = "off"  # a test that wants a cache names a folder of its own
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("PREFTUNE_SHARED", ROOT.parent / "shared")) / "data"

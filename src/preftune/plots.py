@@ -55,6 +55,7 @@ def save(drawn: "Figure", path: Path) -> None:
         kind = path.suffix.lstrip(".")
         metadata = {"Date": None} if kind == "svg" else None
         drawn.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    drawn.set_layout_engine("none")  # laid out once: most of the time goes there
     write_atomic(path, buffer.getvalue())
 
 

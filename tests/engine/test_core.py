@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from preftune.engine.attention import packed_attention_forward
+from preftune.engine.attention_cuda import segmentwise
 from preftune.engine.core import Core, head_of
 from preftune.engine.head import head_logprobs
+from preftune.engine.layout import packed
 from preftune.engine.logprobs import token_logprobs
 from preftune.engine.settings import EngineSettings
 from preftune.errors import HealthError
@@ -265,6 +268,20 @@ def gradients_of_mean(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     loss.backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_torchs_own_attention_segment_by_segment_gives_the_same() -> None:
+    """What a GPU without flash-attn uses; it runs anywhere."""
+    layout = packed(rows_of((2, 3, 1)))
+    generator = torch.Generator().manual_seed(0)
+    tokens = layout.ids.shape[1]
+    query = torch.randn(4, tokens, 8, generator=generator)
+    key, value = torch.randn(2, 2, tokens, 8, generator=generator)
+    found = segmentwise(query, key, value, layout.groups, 0.3)
+    expected, _ = packed_attention_forward(
+        nn.Identity(), query[None], key[None], value[None], None, scaling=0.3, layout=layout
+    )
+    assert (found - expected[0].transpose(0, 1)).abs().max().item() <= 1e-5
 
 
 class Doubled(LlamaForCausalLM):  # type: ignore[misc]  # transformers has no types here

@@ -24,11 +24,11 @@ from preftune.files import sha256_of
 from preftune.models.lora import LoraSettings
 from preftune.models.new import new_model
 from preftune.training import direct, reward, sft
+from preftune.training.method_settings import RewardSettings
 from preftune.training.run import Run
 from preftune.training.settings import (
     DirectSettings,
     ProbeSettings,
-    RewardSettings,
     RunSettings,
     SftSettings,
 )

@@ -62,9 +62,14 @@ def test_every_setting_is_read(name: str, field: str) -> None:
 
 def test_a_setting_has_one_name_in_all_the_groups_of_a_class() -> None:
     from preftune.settings import options
-    from preftune.training.settings import DirectSettings, RewardSettings, SftSettings
+    from preftune.training.method_settings import (
+        ListwiseSettings,
+        RewardSettings,
+        UnpairedSettings,
+    )
+    from preftune.training.settings import DirectSettings, SftSettings
 
-    for cls in (SftSettings, RewardSettings, DirectSettings):
+    for cls in (SftSettings, RewardSettings, DirectSettings, UnpairedSettings, ListwiseSettings):
         names = [option.name for option in options(cls)]
         assert len(names) == len(set(names))
         assert all(option.help for option in options(cls))

@@ -21,10 +21,8 @@ def varlen_attention(
 ) -> Heads:
     """Return the attention of a packed stream on a GPU, with flash-attn's variable-length kernel.
 
-    Half precision only, as the kernel; fp32 goes through torch's own attention segment by segment.
-
-    Raises:
-        NotImplementedError: flash-attn isn't installed: the caller then takes the unshared path.
+    Half precision only, as the kernel; in fp32, or without flash-attn, torch's own attention does
+    it segment by segment.
     """
     if query.dtype == torch.float32:
         return segmentwise(query, key, value, groups, scale)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+from importlib.metadata import version
 
 import torch
 
@@ -32,6 +33,8 @@ def environment() -> dict[str, str | int]:
         "preftune": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "transformers": version("transformers"),
+        "peft": version("peft"),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),

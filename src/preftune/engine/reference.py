@@ -16,7 +16,7 @@ from preftune.engine.core import Core
 from preftune.engine.layout import HasSequences
 from preftune.engine.logprobs import TokenLogprobs
 from preftune.engine.modes import evaluating
-from preftune.files import atomic_folder, sha256_of
+from preftune.files import atomic_folder, disk_trouble_named, sha256_of
 from preftune.progress import progress
 
 FILE = "logprobs.safetensors"
@@ -86,7 +86,7 @@ def cached(folder: Path, key: str, compute: Callable[[], Reference]) -> Referenc
         os.utime(folder)
         return kept
     reference = compute()
-    with atomic_folder(folder) as writing:
+    with disk_trouble_named(folder), atomic_folder(folder) as writing:
         tensors = {
             "logprobs": reference.logprobs,
             "ends": reference.ends,

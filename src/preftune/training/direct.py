@@ -182,13 +182,13 @@ def references(
         core,
         rows,
         order.micro_batches(s.engine.micro_tokens),
-        how=f"{s.run.seed}/{s.optimizer.batch_size}/{s.engine}",
+        how=f"{s.run.seed}/{s.optimizer.batch_size}/{s.engine}/{s.lora}",
     )
     held = run.reference(
         core,
         held_rows,
         chunks(range(len(held_rows)), EVAL_BATCH),
-        how=str(s.engine),
+        how=f"{s.engine}/{s.lora}",
         name="held_out",
     )
     return trained.of, held.of

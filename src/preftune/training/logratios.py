@@ -44,7 +44,7 @@ def reference_of(
         s: seed, batch size and engine.
         name: of what the rows are for.
     """
-    how = f"{s.run.seed}/{s.optimizer.batch_size}/{s.engine}"
+    how = f"{s.run.seed}/{s.optimizer.batch_size}/{s.engine}/{s.lora}"
     return run.reference(core, rows, batches, how=how, name=name)
 
 

@@ -32,6 +32,7 @@ from preftune.losses.direct import (
     flip_corrected_loss,
     hinge_loss,
     logistic_loss,
+    require_positive,
     smoothed_loss,
 )
 from preftune.losses.divergence import alpha_score, forward_kl_score, js_score
@@ -184,6 +185,7 @@ def cpo(p: PairInputs, o: Options) -> Tensor:
 
 def orpo(p: PairInputs, o: Options) -> Tensor:
     """ORPO without its NLL, which is `nll_weight`."""
+    require_positive(odds_weight=o.odds_weight)
     return o.odds_weight * logistic_loss(orpo_log_odds(**p.logps, **p.lengths))
 
 

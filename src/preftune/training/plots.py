@@ -54,7 +54,7 @@ def run_figure(rows: Sequence[Mapping[str, float | int]]) -> "Figure | None":
             axis.plot(steps, [row[name] for row in rows], color=colour, linewidth=1.2, label=name)
         axis.set_title(title, fontsize=9, color=INK, loc="left")
         if len(names) > 1:
-            axis.legend(fontsize=7, frameon=False)
+            axis.legend(fontsize=7, frameon=False, loc="upper left")
     for axis in axes[len(groups) :]:
         axis.set_visible(False)
     return drawn

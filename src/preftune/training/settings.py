@@ -1,6 +1,5 @@
 """All one can turn in training; groups shared by the methods, then one class per method."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -65,33 +64,6 @@ class SftSettings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     length: LengthSettings = field(default_factory=LengthSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RewardSettings:
-    """A Bradley–Terry reward model from preference pairs."""
-
-    model: Annotated[str, Meta(description="Decoder or encoder folder to start from.")]
-    data: Annotated[Path, Meta(description="Preference pairs, in any format preftune reads.")]
-    held_out: Annotated[Path | None, Meta(description="Pairs to report accuracy on.")] = None
-    label: Annotated[
-        Literal["hard", "soft", "margin"],
-        Meta(description="Use pairs as they are, their probability, or their strength as margin."),
-    ] = "hard"
-    margin_per_strength: Annotated[
-        float, Meta(gt=0, description="Margin of one level of strength; only with label margin.")
-    ] = 1 / 3
-    centring: Annotated[
-        float, Meta(ge=0, description="Weight of (chosen + rejected)^2; keeps scores near 0.")
-    ] = 0.01
-    run: RunSettings
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    engine: EngineSettings = field(default_factory=EngineSettings)
-    length: LengthSettings = field(default_factory=LengthSettings)
-    lora: LoraSettings = field(default_factory=LoraSettings)
-
-    def __post_init__(self) -> None:
-        _only_with(self, "margin_per_strength", "label", "margin")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,10 +179,3 @@ class DirectSettings:
             raise SettingsError(
                 "offset_per_strength changes nothing unless label is offset. Leave one out."
             )
-
-
-def _only_with(settings: RewardSettings, name: str, switch: str, value: str) -> None:
-    """Refuse a setting that would change nothing because its switch is elsewhere."""
-    default = next(f.default for f in dataclasses.fields(settings) if f.name == name)
-    if getattr(settings, switch) != value and getattr(settings, name) != default:
-        raise SettingsError(f"{name} changes nothing unless {switch} is {value}. Leave one out.")
