@@ -13,6 +13,7 @@ from benchmarks.results import Measured
 from preftune.engine.batches import Order, chunks
 from preftune.engine.core import Core
 from preftune.engine.learner import Learner
+from preftune.engine.memory import keep_pages
 from preftune.engine.precision import Masters
 from preftune.engine.reference import reference_logprobs
 from preftune.engine.settings import EngineSettings, OptimizerSettings
@@ -36,6 +37,7 @@ Step = Callable[[int, Sequence[int]], float]  # step and its row numbers to the 
 
 def run(config: RunConfig, model: Path, pairs: Sequence[PreferencePair]) -> Measured:
     """Train on the pairs in the order given, epoch after epoch; return the times and losses."""
+    keep_pages()  # as every run of preftune does
     began = time.perf_counter()
     start = reward_start if config.method == "rm" else direct_start
     step, reference_s = start(config, model, pair_rows(pairs, load_chat(model)))

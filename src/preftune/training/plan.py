@@ -33,7 +33,7 @@ from preftune.engine.precision import Masters, resolve
 from preftune.engine.scores import score_rows
 from preftune.errors import DataError
 from preftune.models.adapters import adapter_dropout_only, add_lora
-from preftune.models.chat import Chat, load_chat
+from preftune.models.chat import load_chat
 from preftune.models.heads import RewardModel, new_reward_model
 from preftune.models.load import adapter_base, load_policy, quiet, read_config
 from preftune.models.tokens import TokenSequence
@@ -118,9 +118,7 @@ def plan(settings: Settings) -> Plan:
     """
     s = checked(settings)
     has_reference = isinstance(s, DirectSettings) and LossSum.of(s).has_reference
-    chat = load_chat(s.model)
-    rows = list(read_rows(s, chat))
-    limit = s.length.max_length or model_limit(chat)
+    rows, limit = read_rows(s)
     fitting = [row for row in map(shortened(s.length, limit), rows) if _longest(row) <= limit]
     if not fitting:
         raise DataError(
@@ -146,20 +144,21 @@ def plan(settings: Settings) -> Plan:
     )
 
 
-def read_rows(s: Settings, chat: Chat) -> Iterator[Row]:
-    """Yield the sequences of every row of the run's data."""
+def read_rows(s: Settings) -> tuple[list[Row], int]:
+    """Return the sequences of every row of the run's data, and how long they may be, in tokens."""
     found: Sequence[Any]
     if isinstance(s, SftSettings):
-        found = demonstration_rows(read_demonstrations(s.data), chat, train_on=s.train_on)
-    elif isinstance(s, DirectSettings):
-        found = pair_rows(read_pairs(s.data), chat)
+        records = read_demonstrations(s.data)
+        chat = load_chat(s.model)
+        found = demonstration_rows(records, chat, train_on=s.train_on)
     else:
-        records = read_either(s.data, PreferencePair, RankedList)
-        lists = [record for record in records if isinstance(record, RankedList)]
-        pairs = [record for record in records if isinstance(record, PreferencePair)]
+        either = isinstance(s, RewardSettings)
+        given = read_either(s.data, PreferencePair, RankedList) if either else read_pairs(s.data)
+        lists = [record for record in given if isinstance(record, RankedList)]
+        pairs = [record for record in given if isinstance(record, PreferencePair)]
+        chat = load_chat(s.model)
         found = ranked_rows(lists, chat) if lists else pair_rows(pairs, chat)
-    for row in found:
-        yield row.sequences
+    return [row.sequences for row in found], s.length.max_length or model_limit(chat)
 
 
 def shortened(settings: LengthSettings, limit: int) -> Callable[[Row], Row]:

@@ -36,6 +36,7 @@ from preftune.engine.checkpoint import (
 from preftune.engine.core import Core
 from preftune.engine.layout import HasSequences
 from preftune.engine.learner import Learner
+from preftune.engine.memory import keep_pages
 from preftune.engine.reference import Reference, cache_key, cached, reference_logprobs
 from preftune.engine.settings import EngineSettings
 from preftune.errors import CheckpointError, HealthError, SettingsError
@@ -108,6 +109,7 @@ class Run:
                 f"{folder}: another process is training here. Wait for it."
             ) from error
         try:
+            keep_pages()
             determinism.fix(settings.run.threads)
             run = cls(folder=folder, settings=settings.run, inputs=inputs, lock=lock)
             with disk_trouble_named(folder):
