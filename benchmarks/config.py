@@ -20,7 +20,8 @@ class RunConfig:
 
     Of `flags`, best is no recomputing, the reference computed before, and the same batches of rows
     of like length in the same order on both sides; grouped is the same with TRL's own sampler of
-    like lengths, default is TRL as it comes, checkpointed computes layers again in the backward.
+    like lengths, default is TRL as it comes, checkpointed computes layers again in the backward,
+    lean is our side with about two pairs per forward.
     """
 
     side: Literal["trl", "ours"]
@@ -28,7 +29,7 @@ class RunConfig:
     method: Literal["dpo", "rm"] = "dpo"
     precision: Literal["fp32", "bf16"] = "bf16"
     mode: Literal["full", "lora"] = "full"
-    flags: Literal["best", "grouped", "default", "checkpointed"] = "best"
+    flags: Literal["best", "grouped", "default", "checkpointed", "lean"] = "best"
     micro: int = PAIRS_PER_STEP  # TRL's pairs per forward, gradients accumulated to a whole step
     losses: bool = False  # keep each step's loss, at a learning rate that moves it
     thp: bool = False  # glibc asks for huge pages
@@ -41,9 +42,11 @@ class RunConfig:
             raise SettingsError(
                 "reward models are measured with all weights trained. Use --mode full."
             )
-        ways = ("best", "checkpointed")
+        ways = ("best", "checkpointed", "lean")
         if self.side == "ours" and (self.flags not in ways or self.micro != PAIRS_PER_STEP):
-            raise SettingsError("our side has one way of its own. Leave --flags and --micro out.")
+            raise SettingsError(
+                "our side takes best, lean or checkpointed. Leave --flags and --micro out."
+            )
 
     @property
     def pairs(self) -> int:

@@ -60,6 +60,11 @@ class Contest:
             mode=self.mode,
         )
 
+    @property
+    def lean(self) -> RunConfig:
+        """Our side with about two pairs per forward: slower, in less memory."""
+        return dataclasses.replace(self.ours, flags="lean")
+
     def trl(self, micro: int, *, thp: bool = False) -> RunConfig:
         """Return TRL with its best settings and `micro` pairs per forward."""
         return dataclasses.replace(self.ours, side="trl", micro=micro, thp=thp)
@@ -83,7 +88,7 @@ class Contest:
     def runs(self) -> list[RunConfig]:
         """All of them, taking turns in this order; TRL as it comes computes in bf16."""
         default = [self.default] if self.precision == "bf16" else []
-        return [self.ours, *self.rivals, *default, *self.thp_rivals]
+        return [self.ours, *self.rivals, self.lean, *default, *self.thp_rivals]
 
 
 CONTESTS = (

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from preftune.training.rows import PairRow, pair_rows
 from preftune.training.settings import DirectSettings, RunSettings
 from preftune.types import PreferencePair
 
+LEAN_TOKENS = 512  # per forward: about two pairs
 NOWHERE = Path("not-read")  # settings want paths that these functions never open
 Step = Callable[[int, Sequence[int]], float]  # step and its row numbers to the loss in nats
 
@@ -125,8 +127,9 @@ def check_precision(model: nn.Module, config: RunConfig) -> None:
 
 
 def engine(config: RunConfig) -> EngineSettings:
-    """Return the engine's own defaults in the precision asked for."""
-    return EngineSettings(precision=config.precision, recompute=config.flags == "checkpointed")
+    """Return the engine's own defaults in the precision asked for, or small forwards."""
+    usual = EngineSettings(precision=config.precision, recompute=config.flags == "checkpointed")
+    return replace(usual, micro_tokens=LEAN_TOKENS) if config.flags == "lean" else usual
 
 
 def optimizer(config: RunConfig) -> OptimizerSettings:

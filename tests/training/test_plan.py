@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from preftune.datasets import read_pairs, write_records
 from preftune.engine.plan import Size, Workload, fitting_micro_tokens
 from preftune.engine.settings import EngineSettings, OptimizerSettings
 from preftune.errors import DataError
@@ -22,6 +23,7 @@ from preftune.training.settings import (
     RunSettings,
     SftSettings,
 )
+from preftune.types import make_prompt, user
 
 MB = 1 << 20
 SIZE = Size(
@@ -144,16 +146,29 @@ def test_probes_keep_a_copy_of_all_weights(settings: DirectSettings) -> None:
     assert found.memory.copies == found.memory.weights
 
 
-def test_rows_over_the_limit_are_counted_and_advised_on(settings: DirectSettings) -> None:
-    found = plan(dataclasses.replace(settings, length=LengthSettings(max_length=21)))
-    assert 0 < found.data.too_long < 24
-    assert found.data.rows + found.data.too_long == 24
-    assert "--on-long drop or cut-prompt" in found.advice[0]
-    cut = plan(
-        dataclasses.replace(settings, length=LengthSettings(max_length=21, on_long="cut-prompt"))
+@pytest.fixture
+def one_long(settings: DirectSettings, tmp_path: Path) -> DirectSettings:
+    """All pairs are of 22 tokens but the first, whose prompt is longer."""
+    first, *rest = read_pairs(settings.data)
+    long = dataclasses.replace(first, prompt=make_prompt(user("can i wash my shirt ? " * 3)))
+    write_records(tmp_path / "one_long.jsonl", [long, *rest], format="preftune")
+    return dataclasses.replace(
+        settings, data=tmp_path / "one_long.jsonl", length=LengthSettings(max_length=22)
     )
-    assert (cut.data.rows, cut.data.too_long) == (24, 0)
-    assert cut.data.longest_tokens == 21
+
+
+def test_rows_over_the_limit_are_counted_and_advised_on(one_long: DirectSettings) -> None:
+    found = plan(one_long)
+    assert (found.data.rows, found.data.too_long) == (23, 1)
+    assert "--on-long drop or cut-prompt" in found.advice[0]
+
+
+def test_a_cut_prompt_is_counted_as_long_as_it_is_left(one_long: DirectSettings) -> None:
+    cutting = LengthSettings(max_length=22, on_long="cut-prompt")
+    found = plan(dataclasses.replace(one_long, length=cutting))
+    assert (found.data.rows, found.data.too_long) == (24, 0)
+    assert found.data.longest_tokens == 22
+    assert not found.advice
 
 
 def test_no_row_that_fits_is_an_error(settings: DirectSettings) -> None:
@@ -209,7 +224,6 @@ sys.exit(code)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_the_peak_of_a_real_run_is_within_a_third_of_the_plan(world: Path, tmp_path: Path) -> None:
     flags = ["direct", "--model", world / "base", "--data", world / "pairs.jsonl"]
     flags += ["--out", tmp_path / "run", "--threads", 1, "--batch-size", 24, "--epochs", 3]

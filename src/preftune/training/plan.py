@@ -7,6 +7,7 @@ and backward passes of the real model over real rows. Nothing is written.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -302,7 +303,7 @@ class Speed:
         def seconds(pick: Callable[[Sequence[float]], float]) -> tuple[float, float]:
             return trained * pick(self.both) + updates, frozen * pick(self.forward)
 
-        training, reference = seconds(lambda rates: sum(rates) / len(rates))
+        training, reference = seconds(median)
         return TimePlan(
             training=training,
             reference=reference,
