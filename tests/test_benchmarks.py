@@ -223,7 +223,7 @@ def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
     assert "huge pages for TRL | 5 | 2 (mb1) | **2.50** | 3.2 | 6 | **missed** | – |" in page
     # 2 s to start, then 16 pairs at 5 and at 1 a second: 18 / 5.2
     assert "1.00 / 2.00 / 5.20 | 1.00 / 2.00 / 18.00 | **3.46** | 5 | 8 | **missed** |" in page
-    assert "| 3,000 | 4,000 (mb1) | **0.75** | 0.85 | 0.5 | must met |" in page
+    assert "| 3,000 (5) | 4,000 (mb1) | **0.75** | 0.85 | 0.5 | must met |" in page
     share = 5.0 * (112 / 2000 + parameters("M") * 34 / 40e9 / 8)
     assert f"| **{share:.1%}** | 0.28 | 0.5 | must met |" in page
     assert "| S DPO full fp32 | 2 | 5.0e-05 | met |" in page
