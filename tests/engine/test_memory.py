@@ -14,9 +14,9 @@ FAULTS = """
 import resource, sys, torch
 from preftune.engine.memory import keep_pages
 kept = keep_pages()
-x = torch.ones(25_000_000)
+x = torch.ones(10_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(60):
     y = x * 2
     del y
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -24,7 +24,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(switch: str) -> tuple[str, int]:
-    """Return whether pages were kept, and the page faults of ten products of 100 MB."""
+    """Return whether pages were kept, and the page faults of 60 products of 40 MB."""
     ran = subprocess.run(
         [sys.executable, "-c", FAULTS],
         capture_output=True,
@@ -36,12 +36,12 @@ def faults(switch: str) -> tuple[str, int]:
     return kept, int(count)
 
 
-def test_kept_pages_are_faulted_in_once_and_not_ten_times() -> None:
+def test_kept_pages_are_not_faulted_in_again_and_again() -> None:
     kept, few = faults("")
     off, many = faults("off")
     assert off == "False"
     if kept == "True":  # glibc
-        assert few < many / 3
+        assert few < many / 2
 
 
 def test_pages_are_left_alone_when_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

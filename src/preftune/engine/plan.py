@@ -81,7 +81,7 @@ class Workload:
         Three moments are compared: the end of the forward (activations and logits), the start of
         the backward (activations, the embedding's gradient, one layer's intermediate gradients)
         and its end (all gradients). With several forwards in a step, the gradients of those before
-        are there all the time. More tokens never need less memory.
+        are there all the time; among those, more tokens never need less memory.
 
         Args:
             micro_tokens: most tokens per forward; 0: the whole step at once.
