@@ -213,6 +213,28 @@ def test_computing_layers_again_changes_nothing(kind: str) -> None:
     assert_same_gradients(gradients(again, core.token_logprobs(rows).logprobs), expected)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_computing_layers_again_keeps_little_in_eval_mode_too(kind: str) -> None:
+    """Direct methods train with the base's dropout off, that is in eval mode."""
+
+    def kept_bytes(*, recompute: bool) -> int:
+        model = model_of(kind, **SHARED[kind])
+        core = Core.of(model, EngineSettings(recompute=recompute))
+        core.token_logprobs(rows_of((1,)))  # the check on the first batch
+        sizes: list[int] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            core.token_logprobs(rows_of((2, 2)))
+        assert not any(module.training for module in model.modules())
+        return sum(sizes)
+
+    assert kept_bytes(recompute=True) < 0.6 * kept_bytes(recompute=False)
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_adapter_off_equals_the_base_and_trains_the_same(dora: bool) -> None:
     rows = rows_of((2, 2))
@@ -238,14 +260,16 @@ def test_adapter_off_equals_the_base_and_trains_the_same(dora: bool) -> None:
 
 def test_sliding_window_shares_rows_inside_it_and_not_longer_ones() -> None:
     model = model_of("mistral", **GQA, sliding_window=8, loud=2.0)
-    core = Core.of(model, EngineSettings())
+    said: list[str] = []
+    core = Core.of(model, EngineSettings(), tell=said.append)
     short = [[sequence((5, 6, 7), (8, 9)), sequence((5, 6, 7), (10, 11, 12))]]
     long = rows_of((2, 2))
     assert core.shares(short)
     assert not core.shares(long)
-    for rows in (short, long):
+    for rows, words in ((short, 0), (long, 1), (long, 1)):
         found = core.token_logprobs(rows).logprobs
         assert (found - plain(model, rows)).abs().max().item() <= 1e-5
+        assert len(said) == words
 
 
 @pytest.mark.parametrize("sizes", [[8], [1] * 8, [2] * 4, [4, 4]], ids=str)

@@ -6,9 +6,9 @@ goes the unshared way (padded rows, its own attention, the same head), and `Core
 `logprobs.token_logprobs` is the plain forward that both are checked against.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftune.engine.attention import packed_attention
 from preftune.engine.head import Head, head_logprobs, log_collisions
@@ -39,21 +40,42 @@ class Core:
     note: str = ""  # why prefixes are not shared; empty when they are
     own_head: bool = True  # False: logits come from the model's own forward
     checked: bool = False
+    recompute: bool = False
+    tell: Callable[[str], object] = field(default=lambda _: None)
+    told: bool = False
 
     @classmethod
-    def of(cls, model: Any, settings: EngineSettings) -> "Core":
+    def of(
+        cls, model: Any, settings: EngineSettings, *, tell: Callable[[str], object] | None = None
+    ) -> "Core":
         """Return the core of a model after trying the fast way on a few tokens.
 
         Args:
             model: a causal language model of transformers, or one under PEFT.
             settings: the way wished for, and whether layers are computed again in the backward.
+            tell: hears once why prompts are not shared, if they are not.
         """
         own_head, note = _what_works(model)
         if settings.engine == "plain":
             own_head, note = False, "--engine plain"
         if settings.recompute:
-            _checkpoint_layers(model)
-        return cls(model=model, note=note, own_head=own_head)
+            recompute_layers(model)
+        core = cls(
+            model=model,
+            note=note,
+            own_head=own_head,
+            recompute=settings.recompute,
+            tell=tell or (lambda _: None),
+        )
+        if note:
+            core.say(note)
+        return core
+
+    def say(self, why: str) -> None:
+        """Tell why prompts are not shared, the first time."""
+        if not self.told:
+            self.told = True
+            self.tell(f"prompts are not shared: {why}")
 
     def token_logprobs(
         self, rows: Sequence[Sequence[TokenSequence]], *, collisions: bool = False
@@ -107,12 +129,14 @@ class Core:
     def _hidden(
         self, rows: Sequence[Sequence[TokenSequence]]
     ) -> tuple[Layout, Float[Tensor, "P D"]]:
-        device = next(self.model.parameters()).device
-        if self.shares(rows):
-            layout = packed(rows).to(device)
-            return layout, packed_hidden(body_of(self.model), layout)
-        layout = padded(rows).to(device)
-        return layout, padded_hidden(body_of(self.model), layout)
+        device, body = next(self.model.parameters()).device, body_of(self.model)
+        with recomputing(body) if self.recompute else nullcontext():
+            if self.shares(rows):
+                layout = packed(rows).to(device)
+                return layout, packed_hidden(body, layout)
+            self.say("a sliding window shorter than a row, or attention dropout")
+            layout = padded(rows).to(device)
+            return layout, padded_hidden(body, layout)
 
 
 def packed_hidden(body: Any, layout: Layout) -> Float[Tensor, "P D"]:
@@ -237,11 +261,34 @@ def _cut(sequence: TokenSequence, tokens: int) -> TokenSequence:
     return TokenSequence(prompt_ids=ids[:prompt], response_ids=ids[prompt:], own=own)
 
 
-def _checkpoint_layers(model: Any) -> None:
-    """Compute each layer again in the backward instead of keeping what is inside it."""
+def recompute_layers(model: Any) -> None:
+    """Prepare a model to compute each layer again in the backward, see `recomputing`."""
     _causal(model)._set_gradient_checkpointing(
         enable=True, gradient_checkpointing_func=partial(_again, body_of(model))
     )
+
+
+@contextmanager
+def recomputing(body: Any) -> Iterator[None]:
+    """Keep only the input of each layer in a forward inside the block.
+
+    transformers does so for layers in training mode alone; here the layer itself is, while all
+    inside it stays as it was. Layers with a dropout of their own are left out: they would use it.
+    """
+    layers = [
+        module
+        for module in body.modules()
+        if isinstance(module, GradientCheckpointingLayer)
+        and not module.training
+        and not (isinstance(getattr(module, "dropout", None), float) and module.dropout)
+    ]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 def _again(body: Any, function: Any, *inputs: Any) -> Any:

@@ -20,6 +20,7 @@ from preftune.files import atomic_folder, disk_trouble_named, sha256_of
 from preftune.progress import progress
 
 FILE = "logprobs.safetensors"
+FORMAT = "1"  # raise it when the engine computes anything in another order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,7 @@ def cached(folder: Path, key: str, compute: Callable[[], Reference]) -> Referenc
 
 def cache_key(rows: Iterable[HasSequences], *parts: str) -> str:
     """Return a name for the log-probs of these rows: a hash over all token ids and `parts`."""
-    digest = hashlib.sha256("\0".join(parts).encode())
+    digest = hashlib.sha256("\0".join((FORMAT, *parts)).encode())
     for row in rows:
         for sequence in row.sequences:
             digest.update(np.asarray(sequence.ids, dtype=np.int32).tobytes())

@@ -7,9 +7,10 @@ from weakref import WeakKeyDictionary
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from preftune.engine.core import body_of, packed_hidden, sees_everything
+from preftune.engine.core import body_of, packed_hidden, recompute_layers, sees_everything
 from preftune.engine.layout import packed
 from preftune.engine.modes import evaluating
+from preftune.engine.settings import EngineSettings
 from preftune.models.tokens import TokenSequence
 
 TOLERANCE = 1e-3  # of the largest score: bf16 and a shared prompt round otherwise
@@ -33,6 +34,14 @@ def score_rows(reward_model: Any, rows: Sequence[Sequence[TokenSequence]]) -> Fl
         return _shared(reward_model, rows)
     scores: Tensor = reward_model(sequences)
     return scores
+
+
+def prepare(reward_model: Any, settings: EngineSettings) -> None:
+    """Let a reward model compute as the settings of the engine say."""
+    if settings.recompute:
+        recompute_layers(reward_model.backbone)
+    if settings.engine == "plain":
+        _SHARES[reward_model] = False
 
 
 def shares_prompts(reward_model: Any, rows: Sequence[Sequence[TokenSequence]]) -> bool:

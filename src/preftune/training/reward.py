@@ -11,7 +11,7 @@ from preftune.engine.batches import Order, chunks
 from preftune.engine.layout import HasSequences, micro_batches, stream_length
 from preftune.engine.learner import Learner
 from preftune.engine.precision import Masters
-from preftune.engine.scores import score_rows
+from preftune.engine.scores import prepare, score_rows
 from preftune.errors import DataError, SettingsError
 from preftune.losses.listwise import all_pairs_loss, best_of_k_loss, plackett_luce_loss
 from preftune.losses.pairwise import (
@@ -73,6 +73,7 @@ def train(settings: RewardSettings) -> Path:
         ties = tie_parameter(records, s)
         masters = Masters(nn.ModuleList([model, ties]) if ties else model, s.engine.precision)
         learner = Learner.of(masters, order, s.optimizer)
+        prepare(model, s.engine)
         model.train()
         for step, numbers in run.steps(learner):
             metrics = backward(model, [rows[number] for number in numbers], s, ties=ties)

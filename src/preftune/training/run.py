@@ -81,7 +81,6 @@ class Run:
     lock: IO[bytes]
     health: Health = field(default_factory=Health)
     stop_reason: str = ""
-    told_core: bool = False
 
     @classmethod
     @contextmanager
@@ -198,12 +197,8 @@ class Run:
         return fitting
 
     def core(self, model: Any, settings: EngineSettings) -> Core:
-        """Return the core that computes a model's log-probs; why it is not the fast one is told."""
-        core = Core.of(model, settings)
-        if core.note and not self.told_core:
-            self.warn(f"prompts are not shared: {core.note}")
-            self.told_core = True
-        return core
+        """Return the core that computes log-probs; if prompts are not shared, it says why."""
+        return Core.of(model, settings, tell=self.warn)
 
     def reference(
         self,
