@@ -71,6 +71,13 @@ def model_of(kind: str, *, loud: float = 3.0, **extra: Any) -> Any:
     return model
 
 
+def core_of(model: Any, settings: EngineSettings, **more: Any) -> Core:
+    """A core that makes a stream of everything, however little that saves."""
+    core = Core.of(model, settings, **more)
+    core.worth = 0.0
+    return core
+
+
 def rows_of(counts: Sequence[int] = (2, 2, 2), *, seed: int = 0) -> list[list[TokenSequence]]:
     """Rows of random tokens; count responses share a prompt."""
     rng = random.Random(seed)
@@ -115,7 +122,7 @@ def assert_same_gradients(
 @pytest.mark.parametrize("kind", [*SHARED, *UNSHARED])
 def test_core_equals_the_plain_forward(kind: str) -> None:
     model = model_of(kind, **(SHARED | UNSHARED)[kind])
-    core = Core.of(model, EngineSettings())
+    core = core_of(model, EngineSettings())
     rows = rows_of((2, 3, 1))
     assert bool(core.note) == (kind in UNSHARED), core.note
     fast, slow = core.token_logprobs(rows).logprobs, plain(model, rows)
@@ -130,7 +137,7 @@ def test_core_in_bf16_stays_near_fp32(kind: str) -> None:
     model = model_of(kind, **SHARED[kind])
     rows = rows_of((2, 3, 1))
     exact = plain(model, rows)
-    fast = Core.of(model.bfloat16(), EngineSettings()).token_logprobs(rows).logprobs
+    fast = core_of(model.bfloat16(), EngineSettings()).token_logprobs(rows).logprobs
     assert (fast - exact).abs().max().item() <= 0.25
     assert (fast - exact).abs().sum().item() / (exact != 0).sum().item() <= 0.03
 
@@ -141,7 +148,7 @@ def test_more_than_one_block_of_queries_and_long_rows_give_the_same() -> None:
     for prompt, first, second in ((100, 70, 90), (30, 200, 25), (5, 120, 130)):
         shared = draw(rng, prompt)
         row = [sequence(shared, draw(rng, first)), sequence(shared, draw(rng, second))]
-        core = Core.of(model, EngineSettings())
+        core = core_of(model, EngineSettings())
         fast, slow = core.token_logprobs([row]).logprobs, plain(model, [row])
         assert (fast - slow).abs().max().item() <= 1e-5
         assert_same_gradients(gradients(model, fast), gradients(model, slow))
@@ -160,7 +167,7 @@ def test_odd_rows_give_the_same() -> None:
         [turns, turns],
     ]
     model = model_of("llama", **GQA)
-    found = Core.of(model, EngineSettings()).token_logprobs(rows)
+    found = core_of(model, EngineSettings()).token_logprobs(rows)
     expected = token_logprobs(model, [s for row in rows for s in row])
     assert found.lengths().tolist() == expected.lengths().tolist()
     assert (found.logprobs - expected.logprobs).abs().max().item() <= 1e-5
@@ -190,7 +197,7 @@ def test_chunks_of_any_size_give_the_same(kind: str, elements: int) -> None:
 def test_collisions_are_the_sum_of_squared_probabilities() -> None:
     model = model_of("llama", **GQA)
     rows = rows_of((2, 1))
-    found = Core.of(model, EngineSettings()).token_logprobs(rows, collisions=True)
+    found = core_of(model, EngineSettings()).token_logprobs(rows, collisions=True)
     assert found.log_collisions is not None
     one = rows[0][0]
     logits = model(input_ids=torch.tensor([one.ids])).logits[0, len(one.prompt_ids) - 1]
@@ -202,13 +209,13 @@ def test_collisions_are_the_sum_of_squared_probabilities() -> None:
 def test_computing_layers_again_changes_nothing(kind: str) -> None:
     rows = rows_of((2, 2))
     kept = model_of(kind, **SHARED[kind])
-    expected = gradients(kept, Core.of(kept, EngineSettings()).token_logprobs(rows).logprobs)
+    expected = gradients(kept, core_of(kept, EngineSettings()).token_logprobs(rows).logprobs)
     again = model_of(kind, **SHARED[kind]).train()
     for module in again.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     again.config.attn_pdrop = 0.0
-    core = Core.of(again, EngineSettings(recompute=True))
+    core = core_of(again, EngineSettings(recompute=True))
     assert core.shares(rows)
     assert_same_gradients(gradients(again, core.token_logprobs(rows).logprobs), expected)
 
@@ -219,7 +226,7 @@ def test_computing_layers_again_keeps_little_in_eval_mode_too(kind: str) -> None
 
     def kept_bytes(*, recompute: bool) -> int:
         model = model_of(kind, **SHARED[kind])
-        core = Core.of(model, EngineSettings(recompute=recompute))
+        core = core_of(model, EngineSettings(recompute=recompute))
         core.token_logprobs(rows_of((1,)))  # the check on the first batch
         sizes: list[int] = []
 
@@ -239,7 +246,7 @@ def test_computing_layers_again_keeps_little_in_eval_mode_too(kind: str) -> None
 def test_adapter_off_equals_the_base_and_trains_the_same(dora: bool) -> None:
     rows = rows_of((2, 2))
     base = model_of("llama", **GQA)
-    expected = Core.of(base, EngineSettings()).token_logprobs(rows).logprobs.detach()
+    expected = core_of(base, EngineSettings()).token_logprobs(rows).logprobs.detach()
     adapted = add_lora(
         model_of("llama", **GQA), LoraSettings(lora_rank=4, dora=dora), seed=0
     ).eval()
@@ -247,7 +254,7 @@ def test_adapter_off_equals_the_base_and_trains_the_same(dora: bool) -> None:
         for name, p in adapted.named_parameters():
             if "lora_B" in name:
                 p.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
-    core = Core.of(adapted, EngineSettings())
+    core = core_of(adapted, EngineSettings())
     moved = core.token_logprobs(rows).logprobs
     assert (moved - expected).abs().max().item() > 0.01
     assert_same_gradients(
@@ -261,7 +268,7 @@ def test_adapter_off_equals_the_base_and_trains_the_same(dora: bool) -> None:
 def test_sliding_window_shares_rows_inside_it_and_not_longer_ones() -> None:
     model = model_of("mistral", **GQA, sliding_window=8, loud=2.0)
     said: list[str] = []
-    core = Core.of(model, EngineSettings(), tell=said.append)
+    core = core_of(model, EngineSettings(), tell=said.append)
     short = [[sequence((5, 6, 7), (8, 9)), sequence((5, 6, 7), (10, 11, 12))]]
     long = rows_of((2, 2))
     assert core.shares(short)
@@ -275,7 +282,7 @@ def test_sliding_window_shares_rows_inside_it_and_not_longer_ones() -> None:
 @pytest.mark.parametrize("sizes", [[8], [1] * 8, [2] * 4, [4, 4]], ids=str)
 def test_accumulation_gives_the_gradient_of_the_whole_step(sizes: list[int]) -> None:
     model = model_of("llama", **GQA)
-    core = Core.of(model, EngineSettings())
+    core = core_of(model, EngineSettings())
     rows = rows_of((2,) * 8)
     tokens = sum(s.own_length for row in rows for s in row)
     expected = gradients_of_mean(model, plain(model, rows).sum() / tokens)
@@ -327,7 +334,7 @@ def doubled() -> Any:
 
 def test_a_head_that_is_not_what_it_seems_goes_the_plain_way() -> None:
     model = doubled()
-    core = Core.of(model, EngineSettings())
+    core = core_of(model, EngineSettings())
     assert not core.own_head
     assert "head" in core.note
     rows = rows_of((2,))
@@ -336,12 +343,26 @@ def test_a_head_that_is_not_what_it_seems_goes_the_plain_way() -> None:
 
 def test_a_mismatch_on_the_first_batch_stops_with_the_figures() -> None:
     with pytest.raises(HealthError, match=r"differ from the plain forward by .* nats a token"):
-        Core(model=doubled()).token_logprobs(rows_of((2,)))
+        Core(model=doubled(), worth=0.0).token_logprobs(rows_of((2,)))
+
+
+def test_rows_of_like_length_without_a_shared_prompt_are_padded() -> None:
+    model = model_of("llama", **GQA)
+    core = Core.of(model, EngineSettings())
+    alike = [[sequence((5, 6, 7), (8, 9))], [sequence((9, 8), (7, 6, 5))]]
+    apart = [[sequence((5, 6, 7), (8, 9))], [sequence(tuple(range(5, 40)), (7, 6, 5))]]
+    paired = [[sequence((5, 6, 7, 8, 9), (8,)), sequence((5, 6, 7, 8, 9), (7,))]]
+    assert not core.gains(alike)
+    assert core.gains(apart)
+    assert core.gains(paired)
+    for rows in (alike, apart, paired):
+        found = core.token_logprobs(rows).logprobs
+        assert (found - plain(model, rows)).abs().max().item() <= 1e-5
 
 
 def test_attention_dropout_in_training_goes_the_unshared_way() -> None:
     model = model_of("llama", **GQA, attention_dropout=0.5)
-    core = Core.of(model, EngineSettings())
+    core = core_of(model, EngineSettings())
     rows = rows_of((2,))
     assert core.shares(rows)
     model.train()
@@ -350,5 +371,5 @@ def test_attention_dropout_in_training_goes_the_unshared_way() -> None:
 
 def test_the_model_is_left_with_its_own_attention() -> None:
     model = model_of("llama", **GQA)
-    Core.of(model, EngineSettings()).token_logprobs(rows_of((2,)))
+    core_of(model, EngineSettings()).token_logprobs(rows_of((2,)))
     assert model.config._attn_implementation == "sdpa"

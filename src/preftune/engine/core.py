@@ -8,7 +8,7 @@ goes the unshared way (padded rows, its own attention, the same head), and `Core
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,8 @@ from preftune.errors import HealthError
 from preftune.models.tokens import TokenSequence
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}  # nats a token, against the plain forward
+WORTH = 1.3  # rows are padded when that takes less than this many times the tokens of the stream
+PAD_UP_TO = 512  # tokens; longer rows always gain from the stream
 PROBE_TOKENS = 12
 CHECK_TOKENS = 1024
 
@@ -41,6 +43,7 @@ class Core:
     own_head: bool = True  # False: logits come from the model's own forward
     checked: bool = False
     recompute: bool = False
+    worth: float = WORTH
     tell: Callable[[str], object] = field(default=lambda _: None)
     told: bool = False
 
@@ -111,7 +114,8 @@ class Core:
         """
         row = [_cut(sequence, CHECK_TOKENS) for sequence in min(rows, key=stream_length)]
         with evaluating(self.model):
-            fast = self.token_logprobs([row]).logprobs
+            stream = replace(self, worth=0.0, checked=True)
+            fast = stream.token_logprobs([row]).logprobs
             plain = token_logprobs(self.model, row).logprobs
         worst, allowed = (fast - plain).abs().max().item(), tolerance(self.model)
         if not worst <= allowed:
@@ -126,15 +130,28 @@ class Core:
         sequences = [sequence for row in rows for sequence in row]
         return not self.note and sees_everything(self.model, self.model, sequences)
 
+    def gains(self, rows: Sequence[Sequence[TokenSequence]]) -> bool:
+        """Return whether one stream is enough shorter than padded rows to pay for itself.
+
+        Rows of like length without a shared prompt, as in SFT, have little padding, and one
+        attention over all of them is quicker than one for each.
+        """
+        lengths = [len(sequence) for row in rows for sequence in row]
+        if max(lengths) > PAD_UP_TO:
+            return True
+        return len(lengths) * max(lengths) >= self.worth * sum(map(stream_length, rows))
+
     def _hidden(
         self, rows: Sequence[Sequence[TokenSequence]]
     ) -> tuple[Layout, Float[Tensor, "P D"]]:
         device, body = next(self.model.parameters()).device, body_of(self.model)
         with recomputing(body) if self.recompute else nullcontext():
-            if self.shares(rows):
+            shares = self.shares(rows)
+            if shares and self.gains(rows):
                 layout = packed(rows).to(device)
                 return layout, packed_hidden(body, layout)
-            self.say("a sliding window shorter than a row, or attention dropout")
+            if not shares:
+                self.say("a sliding window shorter than a row, or attention dropout")
             layout = padded(rows).to(device)
             return layout, padded_hidden(body, layout)
 
@@ -236,7 +253,7 @@ def _what_works(model: Any) -> tuple[bool, str]:
             return False, "its head is not a plain linear layer"
         name = type(_causal(model)).__name__
         try:
-            shared = Core(model=model, checked=True).token_logprobs(rows).logprobs
+            shared = Core(model=model, checked=True, worth=0.0).token_logprobs(rows).logprobs
         except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             return True, f"{name}: {' '.join(str(error).split())[:120]}"
         same = _near(shared, plain, tolerance(model))
