@@ -23,11 +23,12 @@ def lengths(found: Found) -> str:
             continue
         ratio = max(map(rate_of, ours)) / max(map(rate_of, trl))
         share = min(s.peak_mb for s in ours) / min(s.peak_mb for s in trl)
-        goal = group[0].length == 8192 and group[0].model == "S"
+        whole = all(config.label in found for config in group)
+        goal = whole and group[0].length == 8192 and group[0].model == "S"
         verdicts = (LENGTH_SPEED.verdict(ratio), LENGTH_MEMORY.verdict_at_most(share))
         rows.append(
             [
-                f"{group[0].model} {group[0].length:,}",
+                f"{group[0].model} {group[0].length:,} {group[0].precision}",
                 *(step_and_memory(found.get(config.label)) for config in group),
                 f"**{ratio:.2f}**",
                 f"**{share:.2f}**",
@@ -45,8 +46,8 @@ def lengths(found: Found) -> str:
         "",
     ]
     text = (
-        "Seconds per step / peak MB, bf16. Speed is ours to TRL at the faster setting of each, "
-        "memory at the leaner. "
+        "Seconds per step / peak MB. Speed is ours to TRL at the faster setting of each, "
+        "memory at the leaner; judged where all four were measured. "
         f"At 8,192 tokens S must have {LENGTH_SPEED.must:g} and {LENGTH_MEMORY.must:g}."
     )
     return section("One pair per step against its length", head, rows, text)
