@@ -12,9 +12,10 @@ ROWS = (1000, 10_000, 100_000)
 
 
 def configs(rows: int) -> list[PrepareConfig]:
-    """Return both sides; TRL with one process and with two."""
+    """Return both sides: ours without and with ids kept, TRL with one process and with two."""
     return [
         PrepareConfig(side="ours", rows=rows),
+        PrepareConfig(side="ours", rows=rows, kept=True),
         PrepareConfig(side="trl", rows=rows),
         PrepareConfig(side="trl", rows=rows, processes=2),
     ]

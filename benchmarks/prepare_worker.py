@@ -5,6 +5,7 @@ python -m benchmarks.prepare_worker --side ours --rows 1000 --data pairs.jsonl
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,11 +27,13 @@ class PrepareConfig:
     side: Literal["trl", "ours"]
     rows: int = 1000
     processes: int = 1  # TRL's dataset_num_proc
+    kept: bool = False  # our side finds the ids that an earlier run kept
 
     @property
     def label(self) -> str:
         """Name of the configuration."""
-        return f"{self.side}-prepare-{self.rows}-p{self.processes}"
+        kept = "-kept" if self.kept else ""
+        return f"{self.side}-prepare-{self.rows}-p{self.processes}{kept}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +57,15 @@ def ours(model: Path, file: Path) -> float:
     began = time.perf_counter()
     pair_rows(read_pairs(file), chat)
     return time.perf_counter() - began
+
+
+def keep_tokens(folder: Path) -> None:
+    """Let this process keep token ids in a folder; an empty one is filled by a run before."""
+    os.environ["PREFTUNE_CACHE"] = str(folder)
+    if not folder.exists():
+        folder.mkdir()
+        again = [sys.executable, "-m", "benchmarks.prepare_worker", *sys.argv[1:]]
+        subprocess.run(again, check=True, stdout=subprocess.DEVNULL)
 
 
 def trl(model: Path, file: Path, processes: int) -> float:
@@ -129,10 +141,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="pairs to repeat")
     parser.add_argument("--cache", type=Path, required=True, help="folder of models and rows")
     arguments = parser.parse_args()
-    os.environ.update(NO_NETWORK)
+    os.environ.update(NO_NETWORK, PREFTUNE_CACHE="off")
     try:
         config = from_flags(arguments, PrepareConfig)
         model, file = rows_file(config.rows, arguments.data, arguments.cache)
+        if config.kept:
+            keep_tokens(arguments.cache / f"kept-{config.rows}")
         load = Load()
         if config.side == "ours":
             prepare_s = ours(model, file)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from preftune.engine.layout import triangle
 from preftune.models.presets import Preset
 from preftune.models.tokens import TokenSequence
 
@@ -48,11 +49,6 @@ def pair_gflop(
         triangle(prompt) + responses * prompt + triangle(chosen) + triangle(rejected)
     )  # (query, key) of one layer
     return (body + head + 12 * preset.width * preset.layers * seen) / 1e9
-
-
-def triangle(tokens: int) -> int:
-    """Return 1 + 2 + ... + tokens: each token sees those before it and itself."""
-    return tokens * (tokens + 1) // 2
 
 
 def mean_gflop(name: str, pairs: Sequence[tuple[TokenSequence, TokenSequence]]) -> float:

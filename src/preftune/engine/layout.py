@@ -145,6 +145,11 @@ def stream_length(row: Sequence[TokenSequence]) -> int:
     return len(row[0].prompt_ids) + sum(len(sequence.response_ids) for sequence in row)
 
 
+def triangle(tokens: int) -> int:
+    """Return 1 + 2 + ... + tokens: each token sees those before it and itself."""
+    return tokens * (tokens + 1) // 2
+
+
 def common_prefix(sequences: Sequence["np.ndarray[tuple[int], np.dtype[np.int64]]"]) -> int:
     """Return how many tokens at the start all sequences have in common."""
     shortest = min(len(sequence) for sequence in sequences)
