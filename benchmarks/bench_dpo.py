@@ -5,9 +5,17 @@ python -m benchmarks.bench_dpo --data hh-harmless/harmless-base-test.jsonl.gz
 
 from benchmarks.command import arguments, jobs, planned, write_doc
 from benchmarks.contests import CONTESTS, loss_runs
+from benchmarks.floor import PEAKS
 from benchmarks.runner import Job, run_groups
 
-PEAKS = Job(label="peaks", command=("-m", "benchmarks.floor"))
+
+def with_peaks(group: list[Job]) -> list[Job]:
+    """Return the jobs of a contest and, behind the first, one that measures the machine's speed.
+
+    A shared machine's speed changes from hour to hour: a share of the floor wants both at a time.
+    """
+    peaks = Job(label=f"{PEAKS}{group[0].label}", command=("-m", "benchmarks.floor"))
+    return [group[0], peaks, *group[1:]]
 
 
 def main() -> None:
@@ -18,11 +26,10 @@ def main() -> None:
     speed = planned([contest.runs for contest in CONTESTS], flags.only, quick=flags.quick)
     losses = planned(loss_runs(), flags.only, quick=flags.quick)
     for groups, rounds in (
-        ([[PEAKS]], flags.rounds),
         (jobs(losses, **places), 1),
-        (jobs(speed, **places), flags.rounds),
+        (map(with_peaks, jobs(speed, **places)), flags.rounds),
     ):
-        run_groups(groups, rounds=rounds, path=path, most_tries=flags.tries)
+        run_groups(list(groups), rounds=rounds, path=path, most_tries=flags.tries)
     write_doc(flags.results, flags.doc)
 
 

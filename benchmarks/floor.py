@@ -15,6 +15,7 @@ from benchmarks.sizes import parameters
 
 SHAPES = ((2048, 256, 1024), (2048, 768, 768), (2048, 768, 3072), (4096, 4096, 4096))
 REPEATS = 9
+PEAKS = "peaks-"  # begins the label of a measurement beside a contest
 READ_BYTES = 1 << 30
 ADAM_BYTES = {"fp32": 28, "bf16": 34}  # a weight: gradient, two moments, master; the bf16 copy
 

@@ -6,7 +6,7 @@ python -m benchmarks.report     writes it anew without running anything
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.floor import Peaks
+from benchmarks.floor import PEAKS, Peaks
 from benchmarks.prepare_worker import PrepareResult
 from benchmarks.report_contests import floors, losses, memory, speed, totals
 from benchmarks.report_growth import lengths, preparing
@@ -36,17 +36,18 @@ M 107M (32,000), V 100M (151,936). LoRA has rank 16 on all linear layers."""
 def report(folder: Path) -> str:
     """Return the whole page from `dpo.jsonl`, `length.jsonl` and `prepare.jsonl` of a folder."""
     lines = read_lines(folder / "dpo.jsonl")
-    found = summaries(line for line in lines if line.label != "peaks")
+    runs = [line for line in lines if not line.label.startswith(PEAKS)]
+    found = summaries(runs)
     length_lines = read_lines(folder / "length.jsonl")
     prepare_lines = read_lines(folder / "prepare.jsonl")
-    peaks = results_by_label((line for line in lines if line.label == "peaks"), Peaks)
+    peaks = results_by_label((line for line in lines if line.label.startswith(PEAKS)), Peaks)
     sections = [
         INTRO,
-        machine([line for line in [*lines, *length_lines] if line.label != "peaks"]),
+        machine([*runs, *length_lines]),
         speed(found),
         totals(found),
         memory(found),
-        floors(found, peaks.get("peaks", [])),
+        floors(found, peaks),
         losses(found),
         lengths(summaries(length_lines)),
         preparing(results_by_label(prepare_lines, PrepareResult)),

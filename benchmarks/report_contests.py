@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from benchmarks.contests import CONTESTS, WORST_LOSS_DIFFERENCE, loss_runs
-from benchmarks.floor import Peaks, floor_pairs_per_s
+from benchmarks.floor import PEAKS, Peaks, floor_pairs_per_s
 from benchmarks.tables import NOTHING, Found, bars, figure, judged, known, rate_of, section, setting
 
 
@@ -103,21 +103,15 @@ def memory(found: Found) -> str:
     return section("Peak memory of the process", head, rows)
 
 
-def floors(found: Found, peaks: Sequence[Peaks]) -> str:
+def floors(found: Found, peaks: dict[str, list[Peaks]]) -> str:
     """Return the table of shares of the lean floor."""
-    if not peaks:
-        return ""
-    peak = Peaks(
-        fp32_gflops=statistics.median(p.fp32_gflops for p in peaks),
-        bf16_gflops=statistics.median(p.bf16_gflops for p in peaks),
-        read_gb_s=statistics.median(p.read_gb_s for p in peaks),
-        foreign_cores=max(p.foreign_cores for p in peaks),
-    )
     rows = []
     for contest in CONTESTS:
         ours = found.get(contest.ours.label)
-        if ours is None or contest.method == "rm" or contest.mode == "lora":
+        measured = peaks.get(PEAKS + contest.ours.label, [])
+        if ours is None or not measured or contest.method == "rm" or contest.mode == "lora":
             continue
+        peak = median_peaks(measured)
         limit = floor_pairs_per_s(
             contest.model,
             contest.precision,
@@ -129,6 +123,8 @@ def floors(found: Found, peaks: Sequence[Peaks]) -> str:
         rows.append(
             [
                 contest.name,
+                f"{peak.bf16_gflops if contest.precision == 'bf16' else peak.fp32_gflops:,.0f}",
+                f"{peak.read_gb_s:.0f}",
                 f"{ours.lean_gflop:.1f}",
                 figure(limit),
                 f"{max(map(rate_of, rivals)) / limit:.1%}" if rivals else NOTHING,
@@ -136,14 +132,34 @@ def floors(found: Found, peaks: Sequence[Peaks]) -> str:
                 *judged(contest.floor, ours.rate / limit),
             ]
         )
-    head = ["workload", "GFLOP/pair", "floor, pairs/s", "TRL's best", "ours", "must", "aim", ""]
+    head = [
+        "workload",
+        "GFLOP/s",
+        "GB/s",
+        "GFLOP/pair",
+        "floor, pairs/s",
+        "TRL's best",
+        "ours",
+        "must",
+        "aim",
+        "",
+    ]
     text = (
         "The floor is the time of the matrix products that cannot be left out (prompt once, head "
-        "on responses only, reference known) at this machine's "
-        f"{peak.fp32_gflops:,.0f} GFLOP/s in fp32 and {peak.bf16_gflops:,.0f} in bf16, and of the "
-        f"optimiser's memory traffic at {peak.read_gb_s:.0f} GB/s, measured in the same run."
+        "on responses only, reference known) at this machine's speed, and of the optimiser's "
+        "memory traffic; both speeds were measured between the runs of the same contest."
     )
     return section("Share of the floor", head, rows, text)
+
+
+def median_peaks(measured: Sequence[Peaks]) -> Peaks:
+    """Return the median of each speed."""
+    return Peaks(
+        fp32_gflops=statistics.median(p.fp32_gflops for p in measured),
+        bf16_gflops=statistics.median(p.bf16_gflops for p in measured),
+        read_gb_s=statistics.median(p.read_gb_s for p in measured),
+        foreign_cores=max(p.foreign_cores for p in measured),
+    )
 
 
 def losses(found: Found) -> str:

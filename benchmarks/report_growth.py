@@ -79,8 +79,8 @@ def preparing(found: dict[str, list[PrepareResult]]) -> str:
     head = ["rows", "ours", "ours, ids kept", "TRL", "TRL, 2 processes", "ratio", "must", "aim", ""]
     text = (
         "From a file to token ids: seconds / seconds since the process started, libraries "
-        "included / peak MB, TRL's own worker processes left out. The ratio is TRL with 2 processes "
-        "to ours; with ids kept, an earlier run has tokenised the same rows."
+        "included / peak MB, TRL's own worker processes left out. The ratio is TRL with 2 "
+        "processes to ours; with ids kept, an earlier run has tokenised the same rows."
     )
     return section("Preparing rows", head, rows, text)
 

@@ -198,7 +198,7 @@ def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
     contest = CONTESTS[1]  # M, DPO, full, bf16: must 4, aim 8
     peaks = Peaks(fp32_gflops=300.0, bf16_gflops=2000.0, read_gb_s=40.0, foreign_cores=0.0)
     dpo = tmp_path / "dpo.jsonl"
-    kept(dpo, "peaks", peaks)
+    kept(dpo, "peaks-ours-dpo-M-bf16-full", peaks)
     for config, rate, peak_mb in (
         (contest.ours, 5.0, 3000.0),
         (contest.trl(1), 1.0, 4000.0),
