@@ -1,0 +1,1 @@
+"""Where projects, comparisons and what was said of them are kept: SQLite or PostgreSQL."""
