@@ -39,6 +39,10 @@ class HealthError(PreftuneError, RuntimeError):
     """A run broke a check that it must pass, such as log 2 at step 0."""
 
 
+class StoreError(PreftuneError, RuntimeError):
+    """The store cannot be opened, is damaged, or could not write."""
+
+
 class MissingExtraError(PreftuneError, ImportError):
     """An optional library is needed; the message names the extra that brings it."""
 

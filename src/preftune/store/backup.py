@@ -1,0 +1,139 @@
+"""Copies of a store that either database can be restored from, checked byte by byte."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Table, func, insert, select
+
+from preftune.errors import StoreError
+from preftune.files import atomic_folder, read_json, sha256_of, write_json
+from preftune.progress import progress
+from preftune.store import events
+from preftune.store.database import Database, shown
+from preftune.store.migrate import revision
+from preftune.store.schema import leases, login_attempts, metadata, projects, sessions
+
+MANY = 2000  # rows at a time
+LEFT_OUT = (sessions, login_attempts, leases)  # who is at work now; nothing is lost with them
+
+
+def backup(database: Database, out: Path) -> dict[str, int]:
+    """Write a copy of one moment of a store into a new folder; return the rows of each table.
+
+    Raters may go on meanwhile. The folder can be read by its owner alone, and appears when it is
+    whole.
+
+    Raises:
+        StoreError: the folder is there already.
+    """
+    if out.exists():
+        raise StoreError(f"{out}: is there already. Give a folder that is not.")
+    counts = {}
+    with atomic_folder(out) as folder, database.read() as db:
+        tables = [table for table in metadata.sorted_tables if table not in LEFT_OUT]
+        with progress("backup", len(tables)) as advance:
+            for table in tables:
+                counts[table.name] = _write_table(db, table, folder / f"{table.name}.jsonl.gz")
+                advance(note=table.name)
+        for file in sorted((database.files / "datasets").glob("*.jsonl")):
+            copy = folder / "datasets" / file.name
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+        hashes = {
+            str(file.relative_to(folder)): sha256_of(file)
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+        write_json(
+            folder / "MANIFEST.json", {"revision": revision(db), "rows": counts, "sha256": hashes}
+        )
+        for file in folder.rglob("*"):
+            file.chmod(0o700 if file.is_dir() else 0o600)
+    out.chmod(0o700)
+    return counts
+
+
+def restore(folder: Path, database: Database) -> dict[str, int]:
+    """Fill an empty store from a backup, after checking every byte; return the rows.
+
+    The logs of all projects are verified inside the same transaction: either all of it is there
+    afterwards, or nothing.
+
+    Raises:
+        StoreError: a file was changed or is missing, the backup is of another version of the
+            tables, or the store is not empty.
+    """
+    manifest = _verified(folder)
+    with database.read() as db:
+        here = revision(db)
+        if db.scalar(select(func.count()).select_from(projects)):
+            raise StoreError(f"{shown(database.url)}: is not empty. Restore into a new store.")
+    if manifest["revision"] != here:
+        raise StoreError(
+            f"{folder}: its tables are of version {manifest['revision']}, not {here}. "
+            "Restore with the version of preftune that wrote it, then open it with this one."
+        )
+    counts: dict[str, int] = database.submit(lambda db: _read_tables(db, folder, manifest)).result()
+    for file in sorted((folder / "datasets").glob("*.jsonl")):
+        copy = database.files / "datasets" / file.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    return counts
+
+
+def _write_table(db: Connection, table: Table, path: Path) -> int:
+    query = select(table).order_by(*table.primary_key.columns)
+    count = 0
+    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed:
+        for row in db.execute(query.execution_options(yield_per=MANY)):
+            packed.write(msgspec.json.encode(row._asdict()) + b"\n")
+            count += 1
+    return count
+
+
+def _read_tables(db: Connection, folder: Path, manifest: dict[str, Any]) -> dict[str, int]:
+    counts = {}
+    tables = [table for table in metadata.sorted_tables if table.name in manifest["rows"]]
+    with progress("restore", len(tables)) as advance:
+        for table in tables:
+            counts[table.name] = 0
+            for rows in _blocks(folder / f"{table.name}.jsonl.gz"):
+                db.execute(insert(table), rows)
+                counts[table.name] += len(rows)
+            advance(note=table.name)
+    if counts != manifest["rows"]:
+        raise StoreError(f"{folder}: rows are missing. Use another backup.")
+    for project_id in db.scalars(select(projects.c.id)).all():
+        events.verify(db, project_id)
+    return counts
+
+
+def _blocks(path: Path) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    with gzip.open(path) as lines:
+        for line in lines:
+            rows.append(msgspec.json.decode(line))
+            if len(rows) == MANY:
+                yield rows
+                rows = []
+    if rows:
+        yield rows
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    path = folder / "MANIFEST.json"
+    if not path.is_file():
+        raise StoreError(f"{folder}: no backup: MANIFEST.json is missing.")
+    try:
+        manifest: dict[str, Any] = read_json(path)
+        hashes: dict[str, str] = manifest["sha256"]
+        named = {str(folder / name): seal for name, seal in hashes.items()}
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path}: damaged. Use another backup.") from error
+    for name, seal in named.items():
+        if not Path(name).is_file() or sha256_of(Path(name)) != seal:
+            raise StoreError(f"{name}: changed or missing since the backup. Use another one.")
+    return manifest

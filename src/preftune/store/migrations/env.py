@@ -1,0 +1,13 @@
+"""Run by alembic: use the connection that `migrate` gives."""
+
+from alembic import context
+
+from preftune.store.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,232 @@
+"""Which item a rater sees next, and that no more raters hold it than are wanted."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, exists, func, select
+
+from preftune.errors import StoreError
+from preftune.store import events
+from preftune.store.items import Content, Item, Use, as_item, item, order_shown
+from preftune.store.labels import shown_key
+from preftune.store.leases import free_expired, hold
+from preftune.store.projects import Guideline, Project, guideline, member, project
+from preftune.store.schema import events as log
+from preftune.store.schema import items, judgments, leases
+
+REPEAT_AFTER = 10  # verdicts in between at least, before an item is shown again
+CANDIDATES = 64  # rows looked at for the random order
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """An item before a rater. `use` is for the lead; the rater hears of calibration alone."""
+
+    item_id: str
+    round: int
+    kind: str
+    use: Use
+    content: Content  # responses in the order shown
+    shown: tuple[int, ...]  # their places as imported
+    guideline: Guideline
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a rater and the project are; counts are items."""
+
+    done_by_me: int
+    done: int
+    total: int
+
+
+def next_task(
+    db: Connection, project_id: str, user_id: str, *, now_s: float | None = None
+) -> Task | None:
+    """Return what a rater judges next, None when there is nothing left; writes that it was shown.
+
+    The item they already have comes again, so that a reload changes nothing. Then come: all
+    calibration items in their order; now and then, as a hash of rater and count decides, a gold
+    item or one of their own earlier items; else what the project's strategy puts first.
+
+    Args:
+        db: a connection that writes.
+        project_id: where.
+        user_id: a rater or lead of the project.
+        now_s: seconds since 1970; only tests give it.
+
+    Raises:
+        StoreError: the rater is no member, paused or excluded.
+    """
+    now_s = time.time() if now_s is None else now_s
+    place = member(db, project_id, user_id)
+    if place is None or place.state != "active":
+        state = "no member" if place is None else place.state
+        raise StoreError(f"{user_id}: {state} here. Ask the lead of the project.")
+    where = project(db, project_id)
+    free_expired(db, project_id, now_s)
+    if (held := _held(db, project_id, user_id)) is not None:
+        return _task(db, where, user_id, *held)
+    chosen = _choose(db, where, user_id)
+    if chosen is None:
+        return None
+    it, round = chosen
+    hold(db, where, user_id, it.id, round=round, now_s=now_s)
+    return _task(db, where, user_id, it, round)
+
+
+def task_again(db: Connection, project_id: str, user_id: str, item_id: str, round: int) -> Task:
+    """Return an item that was shown to a rater before, as it was shown.
+
+    Raises:
+        StoreError: it never was.
+    """
+    if events.find(db, project_id, user_id, shown_key(item_id, round)) is None:
+        raise StoreError(f"item {item_id}: was not shown to you. Fetch the next one.")
+    return _task(db, project(db, project_id), user_id, item(db, project_id, item_id), round)
+
+
+def progress(db: Connection, project_id: str, user_id: str) -> Progress:
+    """Return how far a rater and the project are."""
+    mine = select(func.count(func.distinct(judgments.c.item_id))).where(
+        judgments.c.project_id == project_id, judgments.c.user_id == user_id, judgments.c.live
+    )
+    label = and_(items.c.project_id == project_id, items.c.use == "label")
+    of_project = select(func.count()).where(label)
+    finished = of_project.where(items.c.state.in_(("done", "settled")))
+    return Progress(
+        done_by_me=db.scalar(mine) or 0,
+        done=db.scalar(finished) or 0,
+        total=db.scalar(of_project.where(items.c.state != "withdrawn")) or 0,
+    )
+
+
+def _task(db: Connection, where: Project, user_id: str, it: Item, round: int) -> Task:
+    shown = order_shown(
+        where.secret,
+        user_id=user_id,
+        item_id=it.id,
+        round=round,
+        responses=len(it.content.responses),
+    )
+    current = guideline(db, where.id)
+    key = shown_key(it.id, round)
+    if events.find(db, where.id, user_id, key) is None:
+        told = {"shown": list(shown), "round": round, "guideline": current.version}
+        events.append(
+            db, where.id, type="shown", user_id=user_id, data=told, item_id=it.id, key=key
+        )
+    responses = tuple(it.content.responses[at] for at in shown)
+    return Task(
+        item_id=it.id,
+        round=round,
+        kind=it.kind,
+        use=it.use,
+        content=Content(prompt=it.content.prompt, responses=responses),
+        shown=shown,
+        guideline=current,
+    )
+
+
+def _held(db: Connection, project_id: str, user_id: str) -> tuple[Item, int] | None:
+    query = select(leases.c.item_id, leases.c.round).where(
+        leases.c.project_id == project_id, leases.c.user_id == user_id
+    )
+    row = db.execute(query.limit(1)).one_or_none()
+    return None if row is None else (item(db, project_id, row.item_id), row.round)
+
+
+def _choose(db: Connection, where: Project, user_id: str) -> tuple[Item, int] | None:
+    """Return the next item and its round for a rater who has none before them."""
+    learning = _fresh(where.id, user_id, "calibration").order_by(items.c.position)
+    if (first := _first(db, learning)) is not None:
+        return first, 0
+    drawn = _share(where.secret, user_id, _votes(db, where.id, user_id))
+    asked = where.settings
+    if drawn < asked.gold_share:
+        query = _fresh(where.id, user_id, "gold").order_by(items.c.position)
+        if (gold := _pick(db, query, where.secret, user_id)) is not None:
+            return gold, 0
+    elif drawn < asked.gold_share + asked.repeat_share:
+        again = _repeat(db, where, user_id)
+        if again is not None:
+            return again
+    found = _by_strategy(db, where, user_id)
+    return None if found is None else (found, 0)
+
+
+def _votes(db: Connection, project_id: str, user_id: str) -> int:
+    mine = and_(
+        judgments.c.project_id == project_id, judgments.c.user_id == user_id, judgments.c.live
+    )
+    return db.scalar(select(func.count(func.distinct(judgments.c.seq))).where(mine)) or 0
+
+
+def _by_strategy(db: Connection, where: Project, user_id: str) -> Item | None:
+    wanting = items.c.votes + items.c.held < items.c.wanted
+    query = _fresh(where.id, user_id, "label").where(items.c.state == "open", wanting)
+    if where.settings.strategy == "disagreement":
+        order = (items.c.disagreement.desc(), items.c.votes.desc(), items.c.position)
+        return _first(db, query.order_by(*order))
+    query = query.order_by(items.c.votes, items.c.position)
+    if where.settings.strategy == "random":
+        return _pick(db, query, where.secret, user_id)
+    return _first(db, query)
+
+
+def _fresh(project_id: str, user_id: str, use: Use) -> Select[Any]:
+    """Return the items of one use that a rater has neither judged nor left."""
+    seen = exists().where(
+        log.c.item_id == items.c.id,
+        log.c.user_id == user_id,
+        log.c.type.in_(("voted", "skipped", "flagged")),
+    )
+    here = and_(items.c.project_id == project_id, items.c.state != "withdrawn")
+    return select(items).where(here, items.c.use == use, ~seen)
+
+
+def _first(db: Connection, query: Select[Any]) -> Item | None:
+    row = db.execute(query.limit(1)).one_or_none()
+    return None if row is None else as_item(row)
+
+
+def _pick(db: Connection, query: Select[Any], secret: str, user_id: str) -> Item | None:
+    """Return one of the first rows, drawn by a hash of rater and item."""
+    rows = db.execute(query.limit(CANDIDATES)).all()
+    if not rows:
+        return None
+    return as_item(min(rows, key=lambda row: _hash(secret, user_id, row.id)))
+
+
+def _repeat(db: Connection, where: Project, user_id: str) -> tuple[Item, int] | None:
+    """Return an item this rater judged some time ago, once, to see whether they agree with it."""
+    mine = and_(
+        judgments.c.project_id == where.id, judgments.c.user_id == user_id, judgments.c.live
+    )
+    recent = select(judgments.c.item_id).where(mine).order_by(judgments.c.seq.desc())
+    last = db.scalars(recent.limit(REPEAT_AFTER)).all()
+    query = (
+        select(judgments.c.item_id, func.max(judgments.c.round).label("round"))
+        .join(items, items.c.id == judgments.c.item_id)
+        .where(mine, items.c.use == "label", judgments.c.item_id.not_in(last))
+        .group_by(judgments.c.item_id)
+        .having(func.max(judgments.c.round) == 0)
+        .order_by(func.min(judgments.c.seq))
+        .limit(CANDIDATES)
+    )
+    rows = db.execute(query).all()
+    if not rows:
+        return None
+    chosen = min(rows, key=lambda row: _hash(where.secret, user_id, row.item_id))
+    return item(db, where.id, chosen.item_id), chosen.round + 1
+
+
+def _hash(secret: str, *parts: object) -> bytes:
+    return hashlib.sha256("\n".join(map(str, (secret, *parts))).encode()).digest()
+
+
+def _share(secret: str, *parts: object) -> float:
+    """Return a number in 0..1 that looks drawn, yet is always the same."""
+    return int.from_bytes(_hash(secret, *parts)[:6]) / 2**48
