@@ -7,7 +7,7 @@ goes the unshared way (padded rows, its own attention, the same head), and `Core
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from preftune.engine.attention import packed_attention
+from preftune.engine.compiled import CompiledLayers
 from preftune.engine.head import Head, head_logprobs, log_collisions
 from preftune.engine.layout import Layout, packed, padded, stream_length
 from preftune.engine.logprobs import TokenLogprobs, token_logprobs
@@ -43,6 +44,7 @@ class Core:
     own_head: bool = True  # False: logits come from the model's own forward
     checked: bool = False
     recompute: bool = False
+    compiled: CompiledLayers = field(default_factory=CompiledLayers)
     worth: float = WORTH
     tell: Callable[[str], object] = field(default=lambda _: None)
     told: bool = False
@@ -68,6 +70,7 @@ class Core:
             note=note,
             own_head=own_head,
             recompute=settings.recompute,
+            compiled=CompiledLayers.of(body_of(model)) if settings.compile else CompiledLayers(),
             tell=tell or (lambda _: None),
         )
         if note:
@@ -114,7 +117,7 @@ class Core:
         """
         row = [_cut(sequence, CHECK_TOKENS) for sequence in min(rows, key=stream_length)]
         with evaluating(self.model):
-            stream = replace(self, worth=0.0, checked=True)
+            stream = replace(self, worth=0.0, checked=True, compiled=CompiledLayers())
             fast = stream.token_logprobs([row]).logprobs
             plain = token_logprobs(self.model, row).logprobs
         worst, allowed = (fast - plain).abs().max().item(), tolerance(self.model)
@@ -145,7 +148,7 @@ class Core:
         self, rows: Sequence[Sequence[TokenSequence]]
     ) -> tuple[Layout, Float[Tensor, "P D"]]:
         device, body = next(self.model.parameters()).device, body_of(self.model)
-        with recomputing(body) if self.recompute else nullcontext():
+        with recomputing(body) if self.recompute else self.compiled.used():
             shares = self.shares(rows)
             if shares and self.gains(rows):
                 layout = packed(rows).to(device)

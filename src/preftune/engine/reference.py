@@ -55,13 +55,18 @@ def reference_logprobs(
         rows: all rows.
         batches: row numbers to forward together, every row once. The first epoch's own
             micro-batches make policy and reference equal to the last bit at step 0.
+
+    Compiled layers round differently with and without a gradient, so they get one here too.
     """
     found: dict[int, list[Tensor]] = {}
     with evaluating(core.model), progress("reference log-probs", len(rows)) as advance:
         for numbers in batches:
             sequences = [rows[number].sequences for number in numbers]
-            scored = core.token_logprobs(sequences)
-            responses = iter(zip(scored.logprobs.cpu(), scored.lengths().tolist(), strict=True))
+            with torch.set_grad_enabled(bool(core.compiled.forwards)):
+                scored = core.token_logprobs(sequences)
+            responses = iter(
+                zip(scored.logprobs.detach().cpu(), scored.lengths().tolist(), strict=True)
+            )
             for number, row in zip(numbers, sequences, strict=True):
                 found[number] = [
                     values[:length].clone()

@@ -11,6 +11,7 @@ from preftune.engine.core import body_of, packed_hidden, recompute_layers, sees_
 from preftune.engine.layout import packed
 from preftune.engine.modes import evaluating
 from preftune.engine.settings import EngineSettings
+from preftune.errors import SettingsError
 from preftune.models.tokens import TokenSequence
 
 TOLERANCE = 1e-3  # of the largest score: bf16 and a shared prompt round otherwise
@@ -37,7 +38,13 @@ def score_rows(reward_model: Any, rows: Sequence[Sequence[TokenSequence]]) -> Fl
 
 
 def prepare(reward_model: Any, settings: EngineSettings) -> None:
-    """Let a reward model compute as the settings of the engine say."""
+    """Let a reward model compute as the settings of the engine say.
+
+    Raises:
+        SettingsError: layers are to be compiled, which only the core of language models does.
+    """
+    if settings.compile:
+        raise SettingsError("compile: reward models go without it. Leave it out.")
     if settings.recompute:
         recompute_layers(reward_model.backbone)
     if settings.engine == "plain":

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from preftune.errors import SettingsError
+
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -43,7 +45,15 @@ class EngineSettings:
     recompute: Annotated[
         bool, Meta(description="Keep one state per layer, compute the rest again: less memory.")
     ] = False
+    compile: Annotated[
+        bool, Meta(description="Run layers through torch.compile: a slow start, then faster steps.")
+    ] = False
     engine: Annotated[
         Literal["fast", "plain"],
         Meta(description="Shared prefixes and a chunked head, or the plain padded forward."),
     ] = "fast"
+
+    def __post_init__(self) -> None:
+        if self.compile and (self.recompute or self.engine == "plain"):
+            other = "recompute" if self.recompute else "engine plain"
+            raise SettingsError(f"compile does not go with {other}. Leave one of them out.")

@@ -85,7 +85,7 @@ def add_items(db: Connection, project_id: str, new: Sequence[NewItem], *, by: st
     place = db.scalar(
         select(func.coalesce(func.max(items.c.position), 0)).where(items.c.project_id == project_id)
     )
-    rows = []
+    rows: list[dict[str, Any]] = []
     for item in new:
         if item.id in known:
             continue
