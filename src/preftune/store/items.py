@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from preftune.errors import DataError, StoreError
 from preftune.store import events
@@ -18,6 +18,11 @@ from preftune.types import Comparison, Prompt, Response, content_id
 Use = Literal["label", "gold", "calibration"]
 Verdict = dict[str, Any]  # the fields of types.Judgment that hold the verdict, `kind` among them
 FIELDS = {"binary": "choice", "scale": "grade", "ranking": "ranking", "rewrite": "rewrite"}
+
+
+_ITEM = select(items).where(
+    items.c.project_id == bindparam("project"), items.c.id == bindparam("item")
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,8 +122,7 @@ def item(db: Connection, project_id: str, item_id: str) -> Item:
     Raises:
         StoreError: the project has no such item.
     """
-    query = select(items).where(items.c.project_id == project_id, items.c.id == item_id)
-    row = db.execute(query).one_or_none()
+    row = db.execute(_ITEM, {"project": project_id, "item": item_id}).one_or_none()
     if row is None:
         raise StoreError(f"item {item_id}: is not there.")
     return as_item(row)

@@ -11,18 +11,42 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, and_, func, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, insert, select, update
 
 from preftune.errors import DataError, StoreError
 from preftune.store import events
 from preftune.store.items import Item, Verdict, as_imported, check_verdict, item
 from preftune.store.leases import hold, let_go
 from preftune.store.projects import Project, guideline, member, project
-from preftune.store.schema import items, judgments, leases
+from preftune.store.schema import items, judgments
 from preftune.types import content_id
 
 LONGEST_WHY = 4000  # characters
 LONGEST_REWRITE = 100_000
+
+_MINE = and_(
+    judgments.c.item_id == bindparam("item"),
+    judgments.c.user_id == bindparam("user"),
+    judgments.c.round == bindparam("nth"),
+    judgments.c.settles.is_(False),
+)
+_STANDS = select(judgments.c.id).where(_MINE, judgments.c.live).limit(1)
+_OVER = update(judgments).where(_MINE).values(live=False)
+_INSERT = insert(judgments)
+_SAID = (
+    select(judgments.c.user_id, judgments.c.value, judgments.c.shown)
+    .where(
+        judgments.c.item_id == bindparam("item"), judgments.c.live, judgments.c.settles.is_(False)
+    )
+    .order_by(judgments.c.seq)
+)
+_COUNTED = (
+    update(items)
+    .where(items.c.id == bindparam("item"))
+    .values(
+        votes=bindparam("votes"), state=bindparam("state"), disagreement=bindparam("disagreement")
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +92,7 @@ def vote(db: Connection, project_id: str, user_id: str, said: Vote) -> Answer:
     event = _append(db, project_id, "voted", user_id, said, told)
     _insert(db, it, event, said, shown)
     let_go(db, user_id, it.id)
-    _refresh(db, it.id)
+    _refresh(db, it)
     return _answer(db, project_id, said, event, again=False)
 
 
@@ -91,7 +115,7 @@ def revise(db: Connection, project_id: str, user_id: str, said: Vote) -> Answer:
     event = _append(db, project_id, "revised", user_id, said, told)
     _retire(db, user_id, it.id, said.round)
     _insert(db, it, event, said, shown)
-    _refresh(db, it.id)
+    _refresh(db, it)
     return _answer(db, project_id, said, event, again=False)
 
 
@@ -124,7 +148,7 @@ def undo(db: Connection, project_id: str, user_id: str, key: str) -> str:
     )
     _retire(db, user_id, last.item_id, last.round)
     hold(db, where, user_id, last.item_id, round=last.round, now_s=time.time())
-    _refresh(db, last.item_id)
+    _refresh(db, item(db, project_id, last.item_id))
     return str(last.item_id)
 
 
@@ -240,14 +264,8 @@ def shown_key(item_id: str, round: int) -> str:
 
 
 def _live(db: Connection, user_id: str, item_id: str, round: int) -> bool:
-    query = select(judgments.c.id).where(
-        judgments.c.item_id == item_id,
-        judgments.c.user_id == user_id,
-        judgments.c.round == round,
-        judgments.c.live,
-        judgments.c.settles.is_(False),
-    )
-    return db.execute(query.limit(1)).one_or_none() is not None
+    mine = {"user": user_id, "item": item_id, "nth": round}
+    return db.execute(_STANDS, mine).one_or_none() is not None
 
 
 def _append(
@@ -289,7 +307,7 @@ def _insert(
         }
         for dimension, verdict in said.verdicts.items()
     ]
-    db.execute(insert(judgments), rows)
+    db.execute(_INSERT, rows)
 
 
 def is_right(verdict: Verdict, expected: Verdict | None, shown: Sequence[int]) -> bool | None:
@@ -320,13 +338,7 @@ def _answer(
 
 
 def _retire(db: Connection, user_id: str, item_id: str, round: int) -> None:
-    mine = and_(
-        judgments.c.item_id == item_id,
-        judgments.c.user_id == user_id,
-        judgments.c.round == round,
-        judgments.c.settles.is_(False),
-    )
-    db.execute(update(judgments).where(mine).values(live=False))
+    db.execute(_OVER, {"user": user_id, "item": item_id, "nth": round})
 
 
 def _note(
@@ -345,36 +357,18 @@ def _note(
     item(db, project_id, item_id)
     events.append(db, project_id, type=type, user_id=user_id, data=data, item_id=item_id, key=key)
     let_go(db, user_id, item_id)
-    _refresh(db, item_id)
 
 
-def _refresh(db: Connection, item_id: str) -> None:
-    """Count anew what an item has: raters, holders, disagreement, and whether it is done."""
-    query = (
-        select(judgments.c.user_id, judgments.c.value, judgments.c.shown)
-        .where(judgments.c.item_id == item_id, judgments.c.live, judgments.c.settles.is_(False))
-        .order_by(judgments.c.seq)
-    )
-    rows = db.execute(query).all()
+def _refresh(db: Connection, it: Item) -> None:
+    """Count anew what an item has: raters, disagreement, and whether it is done."""
     last = {
         row.user_id: as_imported(
             msgspec.json.decode(row.value), [int(at) for at in row.shown.split(",")]
         )
-        for row in rows
+        for row in db.execute(_SAID, {"item": it.id})
     }
-    held = db.scalar(select(func.count()).where(leases.c.item_id == item_id))
-    stands = select(items.c.wanted, items.c.state).where(items.c.id == item_id)
-    it = db.execute(stands).one()
     state = it.state
     if state in {"open", "done"}:
         state = "done" if len(last) >= it.wanted else "open"
-    db.execute(
-        update(items)
-        .where(items.c.id == item_id)
-        .values(
-            votes=len(last),
-            held=held,
-            state=state,
-            disagreement=disagreement(list(last.values())),
-        )
-    )
+    found = {"votes": len(last), "state": state, "disagreement": disagreement(list(last.values()))}
+    db.execute(_COUNTED, {"item": it.id, **found})

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from preftune.errors import SettingsError, StoreError
@@ -87,6 +87,18 @@ class Guideline:
     created_at: str
 
 
+_PROJECT = select(projects).where(projects.c.id == bindparam("project"))
+_MEMBER = select(members).where(
+    members.c.project_id == bindparam("project"), members.c.user_id == bindparam("user")
+)
+_GUIDELINES = (
+    select(guidelines)
+    .where(guidelines.c.project_id == bindparam("project"))
+    .order_by(guidelines.c.version.desc())
+)
+_LATEST = _GUIDELINES.limit(1)
+_VERSION = _GUIDELINES.where(guidelines.c.version == bindparam("version"))
+
 NO_GUIDELINE = Guideline(version=0, text="", hash="", author_id="", created_at="")
 
 
@@ -125,7 +137,7 @@ def project(db: Connection, project_id: str) -> Project:
     Raises:
         StoreError: no such project.
     """
-    row = db.execute(select(projects).where(projects.c.id == project_id)).one_or_none()
+    row = db.execute(_PROJECT, {"project": project_id}).one_or_none()
     if row is None:
         raise StoreError(f"project {project_id}: is not there.")
     return Project(
@@ -190,8 +202,7 @@ def change_state(
 
 def member(db: Connection, project_id: str, user_id: str) -> Member | None:
     """Return a person's place in a project, None without one."""
-    query = select(members).where(members.c.project_id == project_id, members.c.user_id == user_id)
-    row = db.execute(query).one_or_none()
+    row = db.execute(_MEMBER, {"project": project_id, "user": user_id}).one_or_none()
     return None if row is None else Member(**row._asdict())
 
 
@@ -235,11 +246,10 @@ def publish_guideline(db: Connection, project_id: str, text: str, *, base: int, 
 
 def guideline(db: Connection, project_id: str, version: int | None = None) -> Guideline:
     """Return the guideline that holds, or one of its earlier versions."""
-    query = select(guidelines).where(guidelines.c.project_id == project_id)
-    if version is None:
-        latest = select(func.max(guidelines.c.version))
-        version = db.scalar(latest.where(guidelines.c.project_id == project_id))
-    row = db.execute(query.where(guidelines.c.version == version)).one_or_none()
+    asked: dict[str, Any] = {"project": project_id}
+    if version is not None:
+        asked["version"] = version
+    row = db.execute(_LATEST if version is None else _VERSION, asked).one_or_none()
     if row is None:
         return NO_GUIDELINE
     fields = row._asdict()
@@ -249,9 +259,8 @@ def guideline(db: Connection, project_id: str, version: int | None = None) -> Gu
 
 def guidelines_of(db: Connection, project_id: str) -> list[Guideline]:
     """Return all versions of a guideline, the newest first."""
-    query = select(guidelines).where(guidelines.c.project_id == project_id)
     found = []
-    for row in db.execute(query.order_by(guidelines.c.version.desc())):
+    for row in db.execute(_GUIDELINES, {"project": project_id}):
         fields = row._asdict()
         fields.pop("project_id")
         found.append(Guideline(**fields))

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, exists, func, select
+from sqlalchemy import Connection, Select, and_, bindparam, exists, func, select
 
 from preftune.errors import StoreError
 from preftune.store import events
@@ -18,6 +18,45 @@ from preftune.store.schema import items, judgments, leases
 
 REPEAT_AFTER = 10  # verdicts in between at least, before an item is shown again
 CANDIDATES = 64  # rows looked at for the random order
+
+_HELD = (
+    select(leases.c.item_id, leases.c.round)
+    .where(leases.c.project_id == bindparam("project"), leases.c.user_id == bindparam("user"))
+    .limit(1)
+)
+_SEEN = exists().where(
+    log.c.item_id == items.c.id,
+    log.c.user_id == bindparam("user"),
+    log.c.type.in_(("voted", "skipped", "flagged")),
+)
+_FRESH = (
+    select(items)
+    .where(items.c.project_id == bindparam("project"), items.c.use == bindparam("for"))
+    .where(items.c.state != "withdrawn", ~_SEEN)
+    .limit(bindparam("most"))
+)
+_IN_ORDER = _FRESH.order_by(items.c.position)
+_WANTING = _FRESH.where(items.c.state == "open", items.c.votes + items.c.held < items.c.wanted)
+_LEAST_FIRST = _WANTING.order_by(items.c.votes, items.c.position)
+_TORN_FIRST = _WANTING.order_by(items.c.disagreement.desc(), items.c.votes.desc(), items.c.position)
+_MINE = and_(
+    judgments.c.project_id == bindparam("project"),
+    judgments.c.user_id == bindparam("user"),
+    judgments.c.live,
+)
+_VOTES = select(func.count(func.distinct(judgments.c.seq))).where(_MINE)
+_DONE_BY_ME = select(func.count(func.distinct(judgments.c.item_id))).where(_MINE)
+_RECENT = (
+    select(judgments.c.item_id)
+    .where(_MINE)
+    .order_by(judgments.c.seq.desc())
+    .limit(bindparam("most"))
+)
+_STATES = (
+    select(items.c.state, func.count().label("items"))
+    .where(items.c.project_id == bindparam("project"), items.c.use == "label")
+    .group_by(items.c.state)
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,17 +129,10 @@ def task_again(db: Connection, project_id: str, user_id: str, item_id: str, roun
 
 def progress(db: Connection, project_id: str, user_id: str) -> Progress:
     """Return how far a rater and the project are."""
-    mine = select(func.count(func.distinct(judgments.c.item_id))).where(
-        judgments.c.project_id == project_id, judgments.c.user_id == user_id, judgments.c.live
-    )
-    label = and_(items.c.project_id == project_id, items.c.use == "label")
-    of_project = select(func.count()).where(label)
-    finished = of_project.where(items.c.state.in_(("done", "settled")))
-    return Progress(
-        done_by_me=db.scalar(mine) or 0,
-        done=db.scalar(finished) or 0,
-        total=db.scalar(of_project.where(items.c.state != "withdrawn")) or 0,
-    )
+    done_by_me = db.scalar(_DONE_BY_ME, {"project": project_id, "user": user_id}) or 0
+    states = {row.state: row.items for row in db.execute(_STATES, {"project": project_id})}
+    done = states.get("done", 0) + states.get("settled", 0)
+    return Progress(done_by_me=done_by_me, done=done, total=done + states.get("open", 0))
 
 
 def _task(db: Connection, where: Project, user_id: str, it: Item, round: int) -> Task:
@@ -131,96 +163,73 @@ def _task(db: Connection, where: Project, user_id: str, it: Item, round: int) ->
 
 
 def _held(db: Connection, project_id: str, user_id: str) -> tuple[Item, int] | None:
-    query = select(leases.c.item_id, leases.c.round).where(
-        leases.c.project_id == project_id, leases.c.user_id == user_id
-    )
-    row = db.execute(query.limit(1)).one_or_none()
+    row = db.execute(_HELD, {"project": project_id, "user": user_id}).one_or_none()
     return None if row is None else (item(db, project_id, row.item_id), row.round)
 
 
 def _choose(db: Connection, where: Project, user_id: str) -> tuple[Item, int] | None:
     """Return the next item and its round for a rater who has none before them."""
-    learning = _fresh(where.id, user_id, "calibration").order_by(items.c.position)
-    if (first := _first(db, learning)) is not None:
+    if (first := _first(db, _IN_ORDER, where.id, user_id, "calibration")) is not None:
         return first, 0
-    drawn = _share(where.secret, user_id, _votes(db, where.id, user_id))
     asked = where.settings
-    if drawn < asked.gold_share:
-        query = _fresh(where.id, user_id, "gold").order_by(items.c.position)
-        if (gold := _pick(db, query, where.secret, user_id)) is not None:
-            return gold, 0
-    elif drawn < asked.gold_share + asked.repeat_share:
-        again = _repeat(db, where, user_id)
-        if again is not None:
-            return again
+    if asked.gold_share + asked.repeat_share > 0:
+        votes = db.scalar(_VOTES, {"project": where.id, "user": user_id}) or 0
+        drawn = _share(where.secret, user_id, votes)
+        if drawn < asked.gold_share:
+            if (gold := _pick(db, _IN_ORDER, where, user_id, "gold")) is not None:
+                return gold, 0
+        elif drawn < asked.gold_share + asked.repeat_share:
+            again = _repeat(db, where, user_id)
+            if again is not None:
+                return again
     found = _by_strategy(db, where, user_id)
     return None if found is None else (found, 0)
 
 
-def _votes(db: Connection, project_id: str, user_id: str) -> int:
-    mine = and_(
-        judgments.c.project_id == project_id, judgments.c.user_id == user_id, judgments.c.live
-    )
-    return db.scalar(select(func.count(func.distinct(judgments.c.seq))).where(mine)) or 0
-
-
 def _by_strategy(db: Connection, where: Project, user_id: str) -> Item | None:
-    wanting = items.c.votes + items.c.held < items.c.wanted
-    query = _fresh(where.id, user_id, "label").where(items.c.state == "open", wanting)
     if where.settings.strategy == "disagreement":
-        order = (items.c.disagreement.desc(), items.c.votes.desc(), items.c.position)
-        return _first(db, query.order_by(*order))
-    query = query.order_by(items.c.votes, items.c.position)
+        return _first(db, _TORN_FIRST, where.id, user_id, "label")
     if where.settings.strategy == "random":
-        return _pick(db, query, where.secret, user_id)
-    return _first(db, query)
+        return _pick(db, _LEAST_FIRST, where, user_id, "label")
+    return _first(db, _LEAST_FIRST, where.id, user_id, "label")
 
 
-def _fresh(project_id: str, user_id: str, use: Use) -> Select[Any]:
-    """Return the items of one use that a rater has neither judged nor left."""
-    seen = exists().where(
-        log.c.item_id == items.c.id,
-        log.c.user_id == user_id,
-        log.c.type.in_(("voted", "skipped", "flagged")),
-    )
-    here = and_(items.c.project_id == project_id, items.c.state != "withdrawn")
-    return select(items).where(here, items.c.use == use, ~seen)
-
-
-def _first(db: Connection, query: Select[Any]) -> Item | None:
-    row = db.execute(query.limit(1)).one_or_none()
+def _first(
+    db: Connection, query: Select[Any], project_id: str, user_id: str, use: Use
+) -> Item | None:
+    asked = {"project": project_id, "user": user_id, "for": use, "most": 1}
+    row = db.execute(query, asked).one_or_none()
     return None if row is None else as_item(row)
 
 
-def _pick(db: Connection, query: Select[Any], secret: str, user_id: str) -> Item | None:
+def _pick(
+    db: Connection, query: Select[Any], where: Project, user_id: str, use: Use
+) -> Item | None:
     """Return one of the first rows, drawn by a hash of rater and item."""
-    rows = db.execute(query.limit(CANDIDATES)).all()
+    asked = {"project": where.id, "user": user_id, "for": use, "most": CANDIDATES}
+    rows = db.execute(query, asked).all()
     if not rows:
         return None
-    return as_item(min(rows, key=lambda row: _hash(secret, user_id, row.id)))
+    return as_item(min(rows, key=lambda row: _hash(where.secret, user_id, row.id)))
 
 
 def _repeat(db: Connection, where: Project, user_id: str) -> tuple[Item, int] | None:
     """Return an item this rater judged some time ago, once, to see whether they agree with it."""
-    mine = and_(
-        judgments.c.project_id == where.id, judgments.c.user_id == user_id, judgments.c.live
-    )
-    recent = select(judgments.c.item_id).where(mine).order_by(judgments.c.seq.desc())
-    last = db.scalars(recent.limit(REPEAT_AFTER)).all()
+    me = {"project": where.id, "user": user_id}
+    last = db.scalars(_RECENT, {**me, "most": REPEAT_AFTER}).all()
     query = (
-        select(judgments.c.item_id, func.max(judgments.c.round).label("round"))
+        select(judgments.c.item_id)
         .join(items, items.c.id == judgments.c.item_id)
-        .where(mine, items.c.use == "label", judgments.c.item_id.not_in(last))
+        .where(_MINE, items.c.use == "label", judgments.c.item_id.not_in(last))
         .group_by(judgments.c.item_id)
         .having(func.max(judgments.c.round) == 0)
         .order_by(func.min(judgments.c.seq))
         .limit(CANDIDATES)
     )
-    rows = db.execute(query).all()
+    rows = db.scalars(query, me).all()
     if not rows:
         return None
-    chosen = min(rows, key=lambda row: _hash(where.secret, user_id, row.item_id))
-    return item(db, where.id, chosen.item_id), chosen.round + 1
+    return item(db, where.id, min(rows, key=lambda one: _hash(where.secret, user_id, one))), 1
 
 
 def _hash(secret: str, *parts: object) -> bytes:
