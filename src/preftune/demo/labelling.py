@@ -1,6 +1,6 @@
-"""The second third: sample replies, let simulated raters compare them, make pairs of it."""
+"""The second third: sample replies, have them compared, make pairs of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -8,6 +8,7 @@ from statistics import fmean
 from preftune.comparisons.aggregate import pairs_from_judgments
 from preftune.comparisons.raters import dawid_skene
 from preftune.datasets import read_responses
+from preftune.demo.by_hand import label_by_hand
 from preftune.demo.raters import PANEL, quality, show
 from preftune.demo.sabotage import LENGTH_JUDGES, flip_pairs, ood_pairs
 from preftune.demo.settings import DemoSettings
@@ -15,10 +16,20 @@ from preftune.demo.world import CareDesk
 from preftune.inference.backend import TransformersGenerator
 from preftune.responses.sample import sample
 from preftune.stats.agreement import alpha_interval, krippendorff_alpha
+from preftune.store.snapshots import Judged
 from preftune.types import Comparison, Judgment, PreferencePair, Prompt, Response, text_of
 
 PROMPTS, SAMPLES = 500, 4
 REWRITE_FRAC = 0.1  # of the pairs: a blunt logged reply against its rewriting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """Krippendorff's alpha, interval level, with its 95 % interval."""
+
+    alpha: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,15 +41,13 @@ class Labelled:
     pairs: list[PreferencePair]
     samples: list[tuple[Prompt, Response]]
     ties: int
-    alpha: float
-    alpha_low: float
-    alpha_high: float
+    agreement: Agreement | None  # None with a single rater
     accuracy: dict[str, float]  # rater → Dawid–Skene estimate; empty where it cannot tell
     label_accuracy: float  # share of the pairs whose chosen reply truly is the better one
 
 
 def sample_and_label(
-    world: CareDesk, generator: TransformersGenerator, s: DemoSettings
+    world: CareDesk, generator: TransformersGenerator, s: DemoSettings, say: Callable[[str], object]
 ) -> Labelled:
     """Return labelled pairs over samples of the model itself, spoilt if a sabotage asks for it."""
     prompts = world.label_prompts(PROMPTS // 10 if s.quick else PROMPTS, seed=s.seed)
@@ -46,27 +55,39 @@ def sample_and_label(
     sample(prompts, generator, n=SAMPLES, seed=s.seed, out=out)
     by_prompt = {prompt.id: prompt for prompt in prompts}
     samples = [(by_prompt[r.prompt_id], r) for r in read_responses(out)]
-    comparisons = couples(samples, seed=s.seed)
-    panel = LENGTH_JUDGES if s.sabotage == "length-judge" else PANEL
-    judgments = world.label(comparisons, panel, seed=s.seed)
-    accuracy = rater_accuracy(judgments)
-    found = pairs_from_judgments(comparisons, judgments)
-    rewrites = world.rewrites(round(REWRITE_FRAC * len(found.pairs)), seed=s.seed)
+    said = _said(world, couples(samples, seed=s.seed), s, say)
+    accuracy = {} if s.label else rater_accuracy(said.judgments)
+    found = pairs_from_judgments(said.comparisons, said.judgments)
+    count = 0 if s.label else round(REWRITE_FRAC * len(found.pairs))
+    rewrites = world.rewrites(count, seed=s.seed)
     pairs = spoilt([*found.pairs, *rewrites], samples, s)
-    votes = [(j.comparison_id, j.rater.id, j.grade or 4) for j in judgments]
-    low, high = alpha_interval(votes, level="interval")
     return Labelled(
-        comparisons=comparisons,
-        judgments=judgments,
+        comparisons=said.comparisons,
+        judgments=said.judgments,
         pairs=pairs,
         samples=samples,
         ties=len(found.ties),
-        alpha=krippendorff_alpha(votes, level="interval"),
-        alpha_low=low,
-        alpha_high=high,
+        agreement=None if s.label else agreement(said.judgments),
         accuracy=accuracy,
         label_accuracy=label_accuracy(world, pairs),
     )
+
+
+def _said(
+    world: CareDesk, shown: list[Comparison], s: DemoSettings, say: Callable[[str], object]
+) -> Judged:
+    """Return what was said of the comparisons: by a person, or by simulated raters."""
+    if s.label:
+        return label_by_hand(shown, store=s.label_store, port=s.label_port, say=say)
+    panel = LENGTH_JUDGES if s.sabotage == "length-judge" else PANEL
+    return Judged(comparisons=shown, judgments=world.label(shown, panel, seed=s.seed))
+
+
+def agreement(judgments: Sequence[Judgment]) -> Agreement:
+    """Return Krippendorff's alpha of the raters' grades."""
+    votes = [(j.comparison_id, j.rater.id, j.grade or 4) for j in judgments]
+    low, high = alpha_interval(votes, level="interval")
+    return Agreement(alpha=krippendorff_alpha(votes, level="interval"), low=low, high=high)
 
 
 def couples(samples: Sequence[tuple[Prompt, Response]], *, seed: int) -> list[Comparison]:

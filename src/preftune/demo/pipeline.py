@@ -71,8 +71,9 @@ def run_demo(s: DemoSettings, say: Say) -> DemoResult:
     before = proof.answer(sft, "sft", prompts, folder)
     a_a = proof.a_a_test(prompts, before)
     say(_sft_lines(proof.facts_share(world, prompts, before.all), a_a))
-    part("3  sample replies, compare them: three SIMULATED raters on a 7-point scale")
-    labelled = labelling.sample_and_label(world, before.generator, s)
+    by_whom = "you, in a browser" if s.label else "three SIMULATED raters on a 7-point scale"
+    part(f"3  sample replies, compare them: {by_whom}")
+    labelled = labelling.sample_and_label(world, before.generator, s, say)
     pairs = folder / "pairs.jsonl"
     write_records(pairs, labelled.pairs, format="preftune")
     say(_label_lines(labelled))
@@ -201,14 +202,20 @@ def _reward_line(held_out: HeldOut) -> str:
 
 
 def _label_lines(labelled: labelling.Labelled) -> str:
-    raters = ", ".join(f"{name} {share:.2f}" for name, share in labelled.accuracy.items())
-    return (
+    lines = [
         f"   {len(labelled.comparisons)} comparisons, {len(labelled.judgments)} judgments "
-        f"→ {len(labelled.pairs)} pairs, {labelled.ties} ties\n"
-        f"   agreement: Krippendorff alpha {labelled.alpha:.2f} "
-        f"({labelled.alpha_low:.2f} to {labelled.alpha_high:.2f}); Dawid–Skene: {raters}\n"
+        f"→ {len(labelled.pairs)} pairs, {labelled.ties} ties"
+    ]
+    if found := labelled.agreement:
+        raters = ", ".join(f"{name} {share:.2f}" for name, share in labelled.accuracy.items())
+        lines.append(
+            f"   agreement: Krippendorff alpha {found.alpha:.2f} "
+            f"({found.low:.2f} to {found.high:.2f}); Dawid–Skene: {raters}"
+        )
+    lines.append(
         f"   the labels are right in {labelled.label_accuracy:.1%} of pairs (known only here)"
     )
+    return "\n".join(lines)
 
 
 def _gate_lines(verdict: GateReport) -> str:

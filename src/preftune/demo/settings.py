@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from preftune.errors import SettingsError
+
 Sabotage = Literal["none", "length-judge", "ood-pairs", "lr-x10", "flip-40"]
 
 CAUGHT_BY: dict[Sabotage, tuple[str, ...]] = {
@@ -35,7 +37,24 @@ class DemoSettings:
     quick: Annotated[
         bool, Meta(description="A tenth of the work: shows every stage, proves nothing.")
     ] = False
+    label: Annotated[
+        bool, Meta(description="Compare the replies yourself, in a browser; Ctrl-C goes on.")
+    ] = False
+    label_port: Annotated[int, Meta(ge=0, le=65535, description="Port of --label.")] = 8000
     threads: Annotated[int, Meta(ge=0, description="CPU threads; 0 leaves torch's choice.")] = 0
+
+    def __post_init__(self) -> None:
+        if self.label and self.sabotage in {"length-judge", "flip-40"}:
+            raise SettingsError(
+                f"sabotage {self.sabotage} spoils simulated labels. Leave out --label."
+            )
+        if self.label_port != 8000 and not self.label:
+            raise SettingsError("label_port changes nothing without --label. Add it.")
+
+    @property
+    def label_store(self) -> Path:
+        """Where labels given by hand are kept, beside the folder that each demo makes anew."""
+        return self.out.with_name(f"{self.out.name}-labels.db")
 
 
 def cache_folder() -> Path:

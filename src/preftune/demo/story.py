@@ -113,20 +113,28 @@ def _labels_section(story: Story) -> Section:
         title="What the raters said",
         text=(
             f"{len(found.judgments)} judgments on {len(found.comparisons)} comparisons gave "
-            f"{len(found.pairs)} pairs and {found.ties} ties. Krippendorff's alpha (interval) is "
-            f"{found.alpha:.2f}, 95 % interval {found.alpha_low:.2f} to {found.alpha_high:.2f}. "
+            f"{len(found.pairs)} pairs and {found.ties} ties. {_agreement_line(found)} "
             f"Against the truth, which only a simulation knows, {found.label_accuracy:.1%} of the "
             "pairs are labelled right."
         ),
-        tables=(
-            Table(
-                header=("rater", "accuracy by Dawid–Skene"),
-                rows=tuple((name, f"{share:.2f}") for name, share in found.accuracy.items()),
-                caption="Estimated from agreement alone, without the truth",
-            ),
-        ),
-        plots=(Plot(svg=svg(drawn), caption="How clear the pairs are: median of three raters"),),
+        tables=_accuracy_tables(found),
+        plots=(Plot(svg=svg(drawn), caption="How clear the pairs are: median of the raters"),),
     )
+
+
+def _agreement_line(found: Labelled) -> str:
+    if found.agreement is None:
+        return "One person labelled them by hand, so there is no agreement to measure."
+    alpha, low, high = found.agreement.alpha, found.agreement.low, found.agreement.high
+    return f"Krippendorff's alpha (interval) is {alpha:.2f}, 95 % interval {low:.2f} to {high:.2f}."
+
+
+def _accuracy_tables(found: Labelled) -> tuple[Table, ...]:
+    if not found.accuracy:
+        return ()
+    rows = tuple((name, f"{share:.2f}") for name, share in found.accuracy.items())
+    caption = "Estimated from agreement alone, without the truth"
+    return (Table(header=("rater", "accuracy by Dawid–Skene"), rows=rows, caption=caption),)
 
 
 def _reward_section(folder: Path) -> Section:
