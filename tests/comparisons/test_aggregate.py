@@ -10,6 +10,7 @@ from preftune.comparisons.aggregate import (
     pairs_from_judgments,
     rankings_from_judgments,
 )
+from preftune.comparisons.rater_model import RaterModel
 from preftune.comparisons.votes import signed_votes
 from preftune.errors import DataError
 from preftune.types import (
@@ -158,6 +159,76 @@ def test_accuracies_give_the_posterior_and_can_overrule_the_majority() -> None:
 def test_a_rater_without_an_accuracy_is_named() -> None:
     with pytest.raises(DataError, match="rater ann has no accuracy"):
         joined(said("binary", choice=0), accuracies={"bob": 0.9})
+
+
+def known_raters(**skill_and_side: tuple[float, float]) -> RaterModel:
+    return RaterModel(
+        skill={rater: skill for rater, (skill, _) in skill_and_side.items()},
+        side={rater: side for rater, (_, side) in skill_and_side.items()},
+        tie=dict.fromkeys(skill_and_side, 0.5),
+        rounds=0,
+    )
+
+
+def test_a_rater_model_gives_the_probability_and_can_overrule_the_majority() -> None:
+    votes = [said("binary", "ann", choice=0)]
+    votes += [said("binary", rater, choice=1) for rater in ("bob", "cid")]
+    model = known_raters(ann=(5.0, 0.0), bob=(0.5, 0.0), cid=(0.5, 0.0))
+    pair = only_pair(joined(*votes, model=model))
+    assert text_of(pair.chosen) == "A"
+    said_so = [("ann", 1, False), ("bob", -1, False), ("cid", -1, False)]
+    assert pair.probability == pytest.approx(model.probability(said_so))
+
+
+def test_a_rater_model_knows_the_side_and_hears_both_orders() -> None:
+    model = known_raters(left=(1.0, 2.0), ann=(2.0, 0.0))
+    first = only_pair(joined(said("binary", "left", choice=0), model=model))
+    against = only_pair(joined(said("binary", "left", choice=1), model=model))
+    assert 0.5 < first.probability < 0.7 < against.probability  # a lone vote is not certain
+    habit = [said("binary", "left", choice=0), said("binary", "left", on="c~swapped", choice=0)]
+    assert joined(*habit, model=model).ties  # always left: a tie, as without the model
+    both = [said("binary", "ann", choice=0), said("binary", "ann", on="c~swapped", choice=1)]
+    pair = only_pair(joined(*both, model=model))
+    assert text_of(pair.chosen) == "A"
+    heard = [("ann", 1, False), ("ann", -1, True)]
+    assert pair.probability == pytest.approx(model.probability(heard))
+
+
+def test_a_rater_model_weighs_the_grades() -> None:
+    votes = [said("scale", "ann", grade=1), said("scale", "bob", grade=3)]
+    votes += [said("scale", "foe", grade=7)]
+    model = known_raters(ann=(1.0, 0.0), bob=(3.0, 0.0), foe=(-2.0, 0.0))
+    pair = only_pair(joined(*votes, model=model))
+    assert pair.strength == 1  # bob's; the adversary's grade is not heard
+    foe = only_pair(joined(said("scale", "foe", grade=7), model=model))
+    assert (text_of(foe.chosen), foe.strength) == ("A", None)
+
+
+def test_a_rater_model_sees_the_pairs_of_a_ranking() -> None:
+    ranking = [said("ranking", "ann", ranking=((2,), (0, 1)))]
+    found = pairs_from_judgments(
+        [shown("A", "B", "C")], ranking, model=known_raters(ann=(2.0, 0.0))
+    )
+    assert [(text_of(p.chosen), text_of(p.rejected)) for p in found.pairs] == [
+        ("C", "A"),
+        ("C", "B"),
+    ]
+    assert all(0.7 < pair.probability < 0.9 for pair in found.pairs)
+
+
+def test_accuracies_and_a_model_are_not_both_taken() -> None:
+    with pytest.raises(DataError, match="Give one of them"):
+        joined(said("binary", choice=0), accuracies={"ann": 0.9}, model=known_raters(ann=(1, 0)))
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
+def test_equal_skills_give_the_plain_median(grades: list[int]) -> None:
+    votes = [said("scale", f"r{n}", grade=4 - grade) for n, grade in enumerate(grades)]
+    model = known_raters(**{f"r{n}": (2.0, 0.0) for n in range(len(grades))})
+    for weighed, plain in zip(
+        joined(*votes, model=model).pairs, joined(*votes).pairs, strict=False
+    ):
+        assert (weighed.chosen, weighed.strength) == (plain.chosen, plain.strength)
 
 
 def test_unparsed_answers_are_counted_and_never_scored() -> None:

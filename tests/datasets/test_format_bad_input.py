@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from preftune.datasets import import_file, read_pairs, read_records, scan
-from preftune.datasets.lines import MAX_LINE_BYTES
 from preftune.datasets.scanned import RefusedError
 from preftune.errors import DataError, RowError
+from preftune.lines import MAX_LINE_BYTES
 from preftune.types import PreferencePair
 
 GOOD = b'{"prompt": "Q", "chosen": "yes", "rejected": "no", "weight": 0.5, "tools": [{"a": [1]}]}'

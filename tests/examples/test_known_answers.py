@@ -6,52 +6,26 @@ files themselves. A verdict that was recorded counts even where the row's texts 
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any
 
 import pytest
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import binomtest
+from tests.examples.verdicts import (
+    TIE,
+    Load,
+    all_of,
+    comparisons,
+    lengths,
+    near,
+    outcome,
+    said_by,
+    share,
+)
 
+from preftune.comparisons.rater_summary import REAL_SETS
 from preftune.comparisons.votes import signed_votes
-from preftune.datasets.scanned import Scanned
 from preftune.stats.agreement import Level, cohen_kappa, fleiss_kappa, krippendorff_alpha
-from preftune.stats.ratings import Ratings, bradley_terry, elo, win_matrix
-from preftune.types import Comparison, Judgment, PreferencePair, RankedList, Record, text_of
-
-Load = Callable[[str], list[Scanned]]
-TIE = "tie"
-
-
-def near(expected: Any, abs: float = 1e-6) -> Any:
-    """Equal to the published digits, the last of which is rounded."""
-    return pytest.approx(expected, abs=abs)
-
-
-def all_of(scanned: Iterable[Scanned]) -> list[Record]:
-    return [item.record for item in scanned if item.record is not None]
-
-
-def comparisons(scanned: Iterable[Scanned]) -> dict[str, Comparison]:
-    return {r.id: r for r in all_of(scanned) if isinstance(r, Comparison)}
-
-
-def said_by(scanned: Iterable[Scanned], kind: str) -> list[Judgment]:
-    found = [r for r in all_of(scanned) if isinstance(r, Judgment)]
-    return [judgment for judgment in found if judgment.rater.kind == kind]
-
-
-def outcome(judgment: Judgment) -> int | str:
-    """Return 0 or 1 for the position preferred, or tie."""
-    return TIE if judgment.choice is None else judgment.choice
-
-
-def share(yes: Iterable[bool]) -> tuple[float, int]:
-    answers = list(yes)
-    return sum(answers) / len(answers), len(answers)
-
-
-def lengths(shown: Comparison) -> tuple[int, ...]:
-    return tuple(len(text_of(response.messages)) for response in shown.responses)
+from preftune.stats.paired import paired_difference
+from preftune.types import PreferencePair, RankedList, text_of
 
 
 def test_pandalm_agreement(imported: Load) -> None:
@@ -87,6 +61,30 @@ def test_alpha_of_llmfao_and_tulu(imported: Load, level: Level, llmfao: float, t
     for name, expected in (("llmfao", llmfao), ("tulu1-human", tulu)):
         votes = signed_votes(said_by(imported(name), "human"))
         assert krippendorff_alpha(votes, level=level) == near(expected)
+
+
+def test_tulu_alpha_with_every_row_counted(imported: Load) -> None:
+    """Not the rule for repeats (the last vote counts), but what others publish."""
+    said = said_by(imported("tulu1-human"), "human")
+    signed = list(signed_votes(said))
+    rows = [(unit, row, value) for row, (unit, _, value) in enumerate(signed)]
+    levels: tuple[Level, ...] = ("ordinal", "interval", "nominal")
+    assert [krippendorff_alpha(rows, level=level) for level in levels] == near(
+        [0.431320, 0.401013, 0.344513]
+    )
+
+
+def test_the_list_of_real_sets_holds_what_the_files_hold(imported: Load) -> None:
+    """`preftune raters` prints it beside the agreement of a file."""
+    found = {}
+    for name, _, _ in REAL_SETS:
+        said = [j for j in said_by(imported(name), "human") if j.dimension == "overall"]
+        if name == "crag25":  # as published: the two orders are two units
+            votes = [(j.comparison_id, j.rater.id, outcome(j)) for j in said]
+            found[name] = krippendorff_alpha(votes)
+        else:
+            found[name] = krippendorff_alpha(signed_votes(said))
+    assert found == near({name: alpha for name, alpha, _ in REAL_SETS}, abs=5e-4)
 
 
 def test_llmfao_the_shorter_answer_wins_and_one_judge_prefers_the_left(imported: Load) -> None:
@@ -196,51 +194,6 @@ def test_hh_prefers_the_shorter_and_hhh_the_longer_answer(imported: Load) -> Non
     assert share(c > r for c, r in hhh if c != r) == (near(0.666667), 135)
 
 
-def battles(scanned: list[Scanned]) -> dict[str, list[tuple[str, str, int | str]]]:
-    """Return (first model, second model, outcome) of every battle, by rater."""
-    shown = comparisons(scanned)
-    found: dict[str, list[tuple[str, str, int | str]]] = defaultdict(list)
-    for judgment in (r for r in all_of(scanned) if isinstance(r, Judgment)):
-        first, second = shown[judgment.comparison_id].responses
-        models = (first.generator or "", second.generator or "")
-        found[judgment.rater.id].append((*models, outcome(judgment)))
-    return found
-
-
-def rate(games: list[tuple[str, str, int | str]]) -> Ratings:
-    names, wins = win_matrix((a, b, 0.5 if o == TIE else 1.0 - float(o)) for a, b, o in games)
-    return bradley_terry(wins, names=names)
-
-
-def test_arena_ratings(imported: Load) -> None:
-    points = elo(rate(battles(imported("arena-verdicts"))["arena-visitor"]))
-    published = """gpt-4 1231.77, claude-v1 1190.56, claude-instant-v1 1163.96,
-    gpt-3.5-turbo 1139.12, guanaco-33b 1092.44, vicuna-13b 1059.44, palm-2 1049.07,
-    wizardlm-13b 1045.01, vicuna-7b 1032.32, koala-13b 1003.14, mpt-7b-chat 952.15,
-    gpt4all-13b-snoozy 950.62, RWKV-4-Raven-14B 944.09, oasst-pythia-12b 926.20, alpaca-13b 916.70,
-    fastchat-t5-3b 903.93, chatglm-6b 889.29, stablelm-tuned-alpha-7b 848.54, dolly-v2-12b 848.09,
-    llama-13b 813.56"""
-    expected = {name: float(value) for name, value in map(str.split, published.split(","))}
-    assert list(points) == list(expected)
-    assert points == near(expected, abs=0.01)
-
-
-def test_arena_judges_and_sides(imported: Load) -> None:
-    found = battles(imported("arena-verdicts"))
-    people = found.pop("arena-visitor")
-    human, agree, correlation = rate(people), [], []
-    everyone = (people, *found.values())
-    second = [share(o == 1 for _, _, o in games if o != TIE)[0] for games in everyone]
-    for games in found.values():
-        both = [(h[2], j[2]) for h, j in zip(people, games, strict=True) if TIE not in (h[2], j[2])]
-        agree.append(share(h == j for h, j in both))
-        correlation.append(spearmanr(human.strength, rate(games).strength).statistic)
-    assert second == near([0.4962, 0.4436, 0.6044, 0.1357], abs=5e-5)
-    assert [count for _, count in agree] == [9566, 9209, 12_589]
-    assert [part for part, _ in agree] == near([0.8316, 0.7242, 0.5686], abs=5e-5)
-    assert correlation == near([0.980, 0.994, 0.919], abs=5e-4)
-
-
 LLMBAR = {  # order 12, order 21, self, right in both, score, first place
     "GPT-4/Vanilla_NoRules": (0.773077, 0.780769, 0.923077, 0.738462, 0.776923, 0.5038),
     "GPT-4/Vanilla": (0.850000, 0.876923, 0.919231, 0.823077, 0.863462, 0.5096),
@@ -296,6 +249,11 @@ def test_gsm8k_systems(imported: Load) -> None:
     lost = sum(a < b for a, b in zip(marks[1], marks[2], strict=True))
     assert (gained, lost) == (149, 107)
     assert binomtest(lost, gained + lost).pvalue == near(0.010253)
+    paired = paired_difference(gained=gained, lost=lost, n=len(rows))
+    assert paired.difference == near(0.045307)
+    assert paired.difference / paired.se == near(2.635, abs=5e-4)
+    alone = sum(p * (1 - p) / len(rows) for p in (shares[1], shares[2]))
+    assert paired.difference / math.sqrt(alone) == near(2.025, abs=5e-4)  # pairing forgotten
 
 
 def test_tau_rewards(imported: Load) -> None:

@@ -1,7 +1,9 @@
 import itertools
 import time
 
+import evalica
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]  # it has no stubs here
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -177,3 +179,35 @@ def test_alpha_interval_holds_the_estimate_and_narrows_with_more_units() -> None
     more_low, more_high = alpha_interval(more, level="ordinal", rounds=400)
     assert low < 0.815388 < high
     assert (more_high - more_low) < 0.6 * (high - low)
+
+
+def test_alpha_interval_draws_the_units_of_a_prompt_together() -> None:
+    rng = np.random.default_rng(0)
+    lean = rng.integers(0, 2, 40)  # what the raters of a prompt agree on
+    votes = [
+        ((prompt, unit), rater, int(rng.random() < 0.1) ^ int(lean[prompt]))
+        for prompt in range(40)
+        for unit in range(6)
+        for rater in "AB"
+    ]
+    hard = [((prompt, unit), r, v if prompt % 2 else int(rng.integers(2)))
+            for (prompt, unit), r, v in votes]  # fmt: skip
+    prompt_of = {unit: unit[0] for unit, _, _ in votes}
+    alone = alpha_interval(hard, rounds=400)
+    together = alpha_interval(hard, cluster_of=prompt_of, rounds=400)
+    assert together[1] - together[0] > 1.2 * (alone[1] - alone[0])
+    with pytest.raises(DataError, match="has no cluster"):
+        alpha_interval(hard, cluster_of={}, rounds=10)
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+def test_alpha_equals_evalica_on_random_sparse_votes(level: Level) -> None:
+    rng = np.random.default_rng(1)
+    table = rng.integers(1, 6, size=(12, 60)).astype(float)
+    table[rng.random(table.shape) < 0.5] = np.nan
+    votes = [
+        (int(unit), int(rater), int(table[rater, unit]))
+        for rater, unit in zip(*np.nonzero(~np.isnan(table)), strict=True)
+    ]
+    theirs = evalica.alpha(pd.DataFrame(table), distance=level).alpha
+    assert krippendorff_alpha(votes, level=level) == pytest.approx(theirs)

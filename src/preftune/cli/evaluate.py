@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from preftune.cli.judge import group
 from preftune.errors import SettingsError
 
 if TYPE_CHECKING:
     from preftune.evaluation.evaluate import Evaluation
     from preftune.evaluation.gate import GateReport
     from preftune.evaluation.regression import PairedSlice
-
-judge = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Judge pairs of responses.")
 
 
 def judge_rules(
@@ -182,8 +181,7 @@ def report(
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
-    judge.command("rules")(judge_rules)
-    app.add_typer(judge, name="judge")
+    group.command("rules")(judge_rules)
     app.command("evaluate")(evaluate)
     app.command("gate")(gate)
     app.command("report")(report)

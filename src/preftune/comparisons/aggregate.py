@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from statistics import fmean, median
+from statistics import fmean
 
+from preftune.comparisons.rater_model import RaterModel
 from preftune.comparisons.raters import label_log_odds
-from preftune.comparisons.votes import SWAPPED, Unit, Vote, units, votes_between
+from preftune.comparisons.votes import SWAPPED, Unit, Vote, units, votes_between, votes_in_order
 from preftune.errors import DataError
 from preftune.types import Comparison, Judgment, PreferencePair, Provenance, RankedList
 
@@ -33,6 +34,7 @@ def pairs_from_judgments(
     *,
     dimension: str = "overall",
     accuracies: Mapping[str, float] | None = None,
+    model: RaterModel | None = None,
 ) -> Aggregated:
     """Join the verdicts of all raters on each comparison into pairs; a tie is never a pair.
 
@@ -47,18 +49,25 @@ def pairs_from_judgments(
 
     `probability`, that chosen really is better, is 1.0 for a lone vote (nothing to check it
     against), else the smoothed vote share (wins + ½ ties + ½) / (votes + 1); with `accuracies` it
-    is the posterior of their votes, a tie saying nothing. A rewrite beats all that it was shown.
+    is the posterior of their votes, a tie saying nothing. With `model` it is the model's, from
+    every verdict with the order it was given in (both orders of one rater are two votes), and a
+    grade weighs in the median as much as its rater's skill, none below 0. Lone votes too are worth
+    what their rater is. A rewrite beats all that it was shown.
 
     Args:
         comparisons: with unique ids.
         judgments: in the order given; those of other dimensions are left alone.
         dimension: the one to join.
         accuracies: rater id → probability that a vote is right, such as from `dawid_skene`.
+        model: from `fit_raters`; not together with `accuracies`.
 
     Raises:
         DataError: a verdict on an unknown comparison, one that does not fit the responses shown,
-            or a rater without an accuracy when they are given.
+            a rater whom `accuracies` or `model` do not know, or both of them given.
     """
+    if accuracies is not None and model is not None:
+        raise DataError("pairs_from_judgments: accuracies and a model. Give one of them.")
+    trust = _Trust(accuracies=accuracies, model=model)
     kept = [j for j in judgments if j.dimension == dimension]
     parsed = [j for j in kept if j.kind != "unparsed"]
     judged = units(comparisons, parsed)
@@ -71,7 +80,7 @@ def pairs_from_judgments(
         found.pairs.extend(_rewrite_pairs(unit))
         for i, j in combinations(range(len(unit.comparison.responses)), 2):
             if votes := votes_between(unit, i, j):
-                _settle(_Contest(unit=unit, i=i, j=j, votes=votes), accuracies, found)
+                _settle(_Contest(unit=unit, i=i, j=j, votes=votes), trust, found)
     return found
 
 
@@ -112,48 +121,69 @@ class _Contest:
         return replace(whole, id=f"{whole.id}/{self.i}-{self.j}", responses=two)
 
 
-def _settle(contest: _Contest, accuracies: Mapping[str, float] | None, found: Aggregated) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trust:
+    """What is known of the raters: nothing, their accuracies, or a model of them."""
+
+    accuracies: Mapping[str, float] | None
+    model: RaterModel | None
+
+    def lead(self, contest: _Contest) -> float:
+        """Return how far the first response is ahead: votes, or nats of log odds."""
+        first = [vote for vote in contest.votes if vote.signed > 0]
+        second = [vote for vote in contest.votes if vote.signed < 0]
+        if self.model is not None:
+            return self.model.log_odds(votes_in_order(contest.unit, contest.i, contest.j))
+        if self.accuracies is not None:
+            return label_log_odds(map(self._accuracy, first), map(self._accuracy, second))
+        return float(len(first) - len(second))
+
+    def weight(self, vote: Vote) -> float:
+        """Return how much the grade of a vote counts."""
+        return 1.0 if self.model is None else max(0.0, self.model.skill[vote.judgment.rater.id])
+
+    def _accuracy(self, vote: Vote) -> float:
+        known = self.accuracies or {}
+        if vote.judgment.rater.id not in known:
+            raise DataError(
+                f"judgment {vote.judgment.id}: rater {vote.judgment.rater.id} has no accuracy. "
+                "Give one for every rater, or none at all."
+            )
+        return known[vote.judgment.rater.id]
+
+
+def _settle(contest: _Contest, trust: _Trust, found: Aggregated) -> None:
     """Put the two responses among the pairs, the ties or the identical ones."""
-    first = [vote for vote in contest.votes if vote.signed > 0]
-    second = [vote for vote in contest.votes if vote.signed < 0]
-    ties = len(contest.votes) - len(first) - len(second)
-    if accuracies is None:
-        lead = float(len(first) - len(second))
-        probability = _smoothed_share(max(len(first), len(second)), ties, len(contest.votes))
-    else:
-        lead = label_log_odds(_trust(first, accuracies), _trust(second, accuracies))
-        probability = 1 / (1 + math.exp(-abs(lead)))
+    most = max(sum(v.signed > 0 for v in contest.votes), sum(v.signed < 0 for v in contest.votes))
+    ties = sum(vote.signed == 0 for vote in contest.votes)
+    lead = trust.lead(contest)
     shown = contest.shown
-    if lead == 0 or ties >= max(len(first), len(second)):
+    if lead == 0 or ties >= most:
         found.ties.append(shown)
     elif shown.responses[0].messages == shown.responses[1].messages:
         found.identical.append(shown)
     else:
-        found.pairs.append(_pair(contest, 1 if lead > 0 else -1, probability))
+        votes = len(contest.votes)
+        plain = trust.accuracies is None and trust.model is None
+        probability = (
+            _smoothed_share(most, ties, votes) if plain else 1 / (1 + math.exp(-abs(lead)))
+        )
+        found.pairs.append(_pair(contest, 1 if lead > 0 else -1, probability, trust))
 
 
 def _smoothed_share(wins: int, ties: int, votes: int) -> float:
     return 1.0 if votes == 1 else (wins + ties / 2 + SMOOTHING) / (votes + 2 * SMOOTHING)
 
 
-def _trust(votes: Sequence[Vote], accuracies: Mapping[str, float]) -> list[float]:
-    for vote in votes:
-        if vote.judgment.rater.id not in accuracies:
-            raise DataError(
-                f"judgment {vote.judgment.id}: rater {vote.judgment.rater.id} has no accuracy. "
-                "Give one for every rater, or none at all."
-            )
-    return [accuracies[vote.judgment.rater.id] for vote in votes]
-
-
-def _pair(contest: _Contest, sign: int, probability: float) -> PreferencePair:
+def _pair(contest: _Contest, sign: int, probability: float, trust: _Trust) -> PreferencePair:
     """Return the pair; `sign` is 1 where the first of the two responses is chosen, else -1."""
     shown, votes = contest.shown, contest.votes
     said = [vote.judgment for vote in votes]
     chosen, rejected = shown.responses[::sign]
     chosen_at, rejected_at = (contest.i, contest.j)[::sign]
-    grades = [vote.signed * sign for vote in votes if vote.graded]
-    clear = any(judgment.kind == "scale" for judgment in said)
+    grades = [(vote.signed * sign, trust.weight(vote)) for vote in votes if vote.graded]
+    heard = [grade for grade in grades if grade[1] > 0]
+    clear = bool(heard) and any(judgment.kind == "scale" for judgment in said)
     orders = {judgment.comparison_id.endswith(SWAPPED) for judgment in said}
     provenance = replace(
         _provenance(contest.unit.comparison, said),
@@ -166,7 +196,7 @@ def _pair(contest: _Contest, sign: int, probability: float) -> PreferencePair:
         prompt=shown.prompt,
         chosen=chosen.messages,
         rejected=rejected.messages,
-        strength=max(0, math.floor(median(grades) + 0.5)) if clear else None,
+        strength=max(0, math.floor(_median(heard) + 0.5)) if clear else None,
         probability=probability,
         dimension=said[0].dimension,
         chosen_score=_mean_mark(said, chosen_at),
@@ -174,6 +204,19 @@ def _pair(contest: _Contest, sign: int, probability: float) -> PreferencePair:
         why=_reasons(said),
         provenance=provenance,
     )
+
+
+def _median(weighted: Sequence[tuple[float, float]]) -> float:
+    """Return the median of (value, weight): half of the weight on either side."""
+    half = sum(weight for _, weight in weighted) / 2
+    below, upto = 0.0, sorted(weighted)
+    for place, (value, weight) in enumerate(upto):
+        below += weight
+        if math.isclose(below, half):
+            return (value + upto[place + 1][0]) / 2
+        if below > half:
+            return value
+    raise AssertionError("half of the weight is reached before its end")
 
 
 def _rewrite_pairs(unit: Unit) -> Iterator[PreferencePair]:

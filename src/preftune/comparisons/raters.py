@@ -1,15 +1,11 @@
 """Rater models: who is reliable, what votes are worth together, how high agreement can get."""
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from preftune.comparisons.confusion import fit_confusion
 from preftune.errors import DataError
-
-Array = NDArray[np.float64]
 
 
 def flip_rate(agreement: float) -> float:
@@ -90,8 +86,9 @@ def dawid_skene(
 ) -> DawidSkene:
     """Return item labels and rater accuracies that explain sparse binary votes best.
 
-    Expectation–maximisation from the vote shares, rates add-one smoothed, until no item moves by
-    1e-12. A rater's second vote on an item replaces the first.
+    `fit_confusion` with the labels 0 and 1. Three raters on eight items (110 three times, 001 three
+    times, 100, 011): the first six are settled at .969994, and the third rater, right in .200610,
+    is the adversary.
 
     Args:
         votes: (item, rater, 0 or 1) triples.
@@ -103,70 +100,17 @@ def dawid_skene(
 
     Source: Dawid & Skene 1979.
     """
-    last = {(item, rater): vote for item, rater, vote in votes}
-    if not last or not set(last.values()) <= {0, 1}:
+    said = list(votes)
+    if not said or not {vote for _, _, vote in said} <= {0, 1}:
         raise DataError("dawid_skene: needs votes of 0 or 1. Leave ties out, or count them apart.")
-    items = list(dict.fromkeys(item for item, _ in last))
-    raters = list(dict.fromkeys(rater for _, rater in last))
-    table = _Votes(
-        item=_places(items, [item for item, _ in last]),
-        rater=_places(raters, [rater for _, rater in last]),
-        vote=np.array(list(last.values()), dtype=float),
-    )
-    q, sensitivity, specificity, prior, rounds = _maximise(table, max_rounds)
-    poor = [
-        r
-        for r, informed in zip(raters, sensitivity + specificity, strict=True)
-        if informed <= 1 + 1e-9
-    ]
-    if 2 * len(poor) > len(raters):
-        raise DataError(
-            f"dawid_skene: {len(poor)} of {len(raters)} raters look no better than chance "
-            f"({', '.join(map(str, poor[:5]))}). Check the labels, or add raters you trust."
-        )
+    fit = fit_confusion(said, labels=(0, 1), max_rounds=max_rounds)
     return DawidSkene(
-        probability=dict(zip(items, q.tolist(), strict=True)),
-        sensitivity=dict(zip(raters, sensitivity.tolist(), strict=True)),
-        specificity=dict(zip(raters, specificity.tolist(), strict=True)),
-        prior=prior,
-        rounds=rounds,
+        probability=dict(zip(fit.items, fit.probability[:, 1].tolist(), strict=True)),
+        sensitivity=dict(zip(fit.raters, fit.matrices[:, 1, 1].tolist(), strict=True)),
+        specificity=dict(zip(fit.raters, fit.matrices[:, 0, 0].tolist(), strict=True)),
+        prior=float(fit.prior[1]),
+        rounds=fit.rounds,
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Votes:
-    """Votes as columns [V]: place of the item, place of the rater, 0 or 1."""
-
-    item: NDArray[np.int64]
-    rater: NDArray[np.int64]
-    vote: Array
-
-
-def _maximise(table: _Votes, max_rounds: int) -> tuple[Array, Array, Array, float, int]:
-    q = np.bincount(table.item, table.vote) / np.bincount(table.item)
-    for rounds in range(1, max_rounds + 1):
-        truth = q[table.item]
-        sensitivity = _rate(table.rater, truth, table.vote)
-        specificity = _rate(table.rater, 1 - truth, 1 - table.vote)
-        prior = float(np.clip(q.mean(), 1e-12, 1 - 1e-12))
-        said_1 = np.log(sensitivity / (1 - specificity))[table.rater]
-        said_0 = np.log((1 - sensitivity) / specificity)[table.rater]
-        evidence = np.bincount(table.item, np.where(table.vote == 1, said_1, said_0))
-        new = 0.5 * (1 + np.tanh((_logit(prior) + evidence) / 2))
-        moved, q = float(np.abs(new - q).max()), new
-        if moved < 1e-12:
-            return q, sensitivity, specificity, prior, rounds
-    raise DataError(f"dawid_skene: not settled after {max_rounds} rounds. Give more rounds.")
-
-
-def _rate(rater: NDArray[np.int64], truth: Array, said: Array) -> Array:
-    """Add-one smoothed share of `said` among the votes on items of this truth, per rater."""
-    return np.asarray((np.bincount(rater, truth * said) + 1) / (np.bincount(rater, truth) + 2))
-
-
-def _places(names: Sequence[Hashable], found: Sequence[Hashable]) -> NDArray[np.int64]:
-    place = {name: index for index, name in enumerate(names)}
-    return np.array([place[name] for name in found], dtype=np.int64)
 
 
 def _logit(p: float) -> float:

@@ -58,6 +58,22 @@ def units(comparisons: Iterable[Comparison], judgments: Iterable[Judgment]) -> l
     return [_unit(comparison, said[id_]) for id_, comparison in first_order.items()]
 
 
+def votes_in_order(unit: Unit, i: int, j: int) -> list[tuple[str, int, bool]]:
+    """Return (rater, vote, swapped) of every verdict on responses i < j that still stands.
+
+    The vote is 1 where the first SHOWN of the two is better, 0 for a tie, else -1; a rater who saw
+    both orders is there twice.
+    """
+    said = []
+    for judgment in (judgment for voice in unit.voices for judgment in voice):
+        value = between(judgment, i, j)
+        if value is not None:
+            swapped = judgment.comparison_id.endswith(SWAPPED)
+            sign = (value > 0) - (value < 0)
+            said.append((judgment.rater.id, -sign if swapped else sign, swapped))
+    return said
+
+
 def votes_between(unit: Unit, i: int, j: int) -> list[Vote]:
     """Return the vote of each rater who said which of responses i and j is better.
 
@@ -66,13 +82,25 @@ def votes_between(unit: Unit, i: int, j: int) -> list[Vote]:
     """
     votes = []
     for voice in unit.voices:
-        said = [(judgment, _between(judgment, i, j)) for judgment in voice]
+        said = [(judgment, between(judgment, i, j)) for judgment in voice]
         heard = [(judgment, value) for judgment, value in said if value is not None]
         if heard:
             signed = fmean(value for _, value in heard)
             graded = all(judgment.kind in ("scale", "tie") for judgment, _ in heard)
             votes.append(Vote(judgment=heard[-1][0], signed=signed, graded=graded))
     return votes
+
+
+def between(judgment: Judgment, i: int, j: int) -> float | None:
+    """Return -3..3 of response i over response j, None when the judgment does not say."""
+    if judgment.kind == "ranking":
+        place = {p: rank for rank, group in enumerate(judgment.ranking) for p in group}
+        return float((place[j] > place[i]) - (place[j] < place[i]))
+    if judgment.kind == "rewrite" or (judgment.kind == "binary" and judgment.choice not in (i, j)):
+        return None
+    if judgment.kind == "binary":
+        return 1.0 if judgment.choice == i else -1.0
+    return _signed(judgment)
 
 
 def signed_votes(
@@ -126,18 +154,6 @@ def _turned(judgment: Judgment, size: int) -> Judgment:
         ranking=tuple(tuple(size - 1 - place for place in group) for group in judgment.ranking),
         scores=judgment.scores[::-1],
     )
-
-
-def _between(judgment: Judgment, i: int, j: int) -> float | None:
-    """Return -3..3 of response i over response j, None when the judgment does not say."""
-    if judgment.kind == "ranking":
-        place = {p: rank for rank, group in enumerate(judgment.ranking) for p in group}
-        return float((place[j] > place[i]) - (place[j] < place[i]))
-    if judgment.kind == "rewrite" or (judgment.kind == "binary" and judgment.choice not in (i, j)):
-        return None
-    if judgment.kind == "binary":
-        return 1.0 if judgment.choice == i else -1.0
-    return _signed(judgment)
 
 
 def _signed(judgment: Judgment) -> float:

@@ -9,10 +9,10 @@ import msgspec
 
 from preftune.datasets.contract import examine
 from preftune.datasets.formats.row import KIND_NAMES, Format, Notes
-from preftune.datasets.lines import MAX_LINE_BYTES
 from preftune.datasets.scanned import Problem, RefusedError, Scanned
-from preftune.datasets.sources import RawRow, open_source
+from preftune.datasets.sources import open_source
 from preftune.errors import DataError, RowError
+from preftune.lines import MAX_LINE_BYTES, RawRow
 from preftune.types import (
     Comparison,
     Demonstration,

@@ -2,29 +2,10 @@
 
 from dataclasses import dataclass
 
-from preftune.errors import DataError
+from preftune.lines import Problem, RefusedError
 from preftune.types import Record
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """One thing wrong with a row. A fatal one makes it unusable; an odd one is kept and counted."""
-
-    kind: str  # short and stable, such as "empty_response"; used for counting
-    what: str
-    fix: str
-    fatal: bool = True
-
-
-class RefusedError(DataError):
-    """A row cannot be read, or a record cannot be held; the caller knows file and line."""
-
-    def __init__(self, kind: str, what: str, fix: str) -> None:
-        super().__init__(kind, what, fix)
-        self.problem = Problem(kind=kind, what=what, fix=fix)
-
-    def __str__(self) -> str:
-        return f"{self.problem.what}. {self.problem.fix}"
+__all__ = ["Problem", "RefusedError", "Scanned"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

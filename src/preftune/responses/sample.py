@@ -5,12 +5,11 @@ when it is whole. A run that finds `OUT.part` goes on after its last whole block
 drawn as a whole, so the bytes are those of a run that nothing ever stopped.
 """
 
-import fcntl
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +18,7 @@ from preftune.files import fsync_dir
 from preftune.progress import progress
 from preftune.records import decode, encode
 from preftune.responses.generator import Generator, Request
+from preftune.responses.journal import append, open_alone
 from preftune.types import Prompt, Response, content_id
 
 BLOCK = 1024  # responses that are drawn, and put on disk, together
@@ -38,19 +38,21 @@ class SampleReport:
 
 def sample(
     prompts: Sequence[Prompt],
-    generator: Generator,
+    generators: Generator | Sequence[Generator],
     *,
     n: int,
     seed: int,
     out: Path,
     block: int = BLOCK,
 ) -> SampleReport:
-    """Write `n` responses to each prompt as JSON lines, in the order of the prompts.
+    """Write `n` responses of each generator to each prompt as JSON lines.
+
+    They come generator by generator, within one in the order of the prompts.
 
     Args:
         prompts: each with an id of its own.
-        generator: who answers.
-        n: responses per prompt, >= 1.
+        generators: who answers: one, or several that differ in name or in how they draw.
+        n: responses per prompt and generator, >= 1.
         seed: any number >= 0; the same one gives the same file, another gives other responses.
         out: file to make. A whole one with these very responses is left alone; `OUT.part` is gone
             on with.
@@ -59,24 +61,27 @@ def sample(
     Raises:
         DataError: no prompts, two with one id, a file already there that holds other responses, a
             damaged row, or a file that another process is writing.
-        SettingsError: `n`, `seed` or `block` out of range, or `n` > 1 at temperature 0.
+        SettingsError: `n`, `seed` or `block` out of range, `n` > 1 at temperature 0, no generator
+            or the same one twice.
     """
-    requests = plan(prompts, generator, n=n, seed=seed)
+    several = generators if isinstance(generators, Sequence) else [generators]
+    work = _work(prompts, several, n=n, seed=seed)
+    requests = [request for _, request in work]
     if block < 1:
         raise SettingsError(f"block {block}. Put 1 response or more on disk at once.")
     if out.exists():
         return _found_whole(out, requests, len(prompts))
-    generator.check(prompts)
+    for generator in several:
+        generator.check(prompts)
     part = out.with_name(f"{out.name}.part")
-    with _alone(part) as file:
+    with open_alone(part) as file:
         kept, cut, unfinished = _go_on(file, part, requests, block)
         with progress("sampling", len(requests), done=kept) as advance:
-            for start in range(kept, len(requests), block):
-                asked = requests[start : start + block]
-                answered = _answers(generator, asked)
-                _append(file, answered)
+            for start in range(kept, len(work), block):
+                answered = _answers(work[start : start + block])
+                append(file, b"".join(encode(response) for response in answered))
                 unfinished += sum(not response.finished for response in answered)
-                advance(len(asked))
+                advance(len(answered))
         part.rename(out)
         fsync_dir(out.parent)
     return SampleReport(
@@ -114,6 +119,15 @@ def plan(prompts: Sequence[Prompt], generator: Generator, *, n: int, seed: int) 
     return requests
 
 
+def check_different(generators: Sequence[Generator]) -> None:
+    """Raise `SettingsError` if there is no generator, or two that would give equal responses."""
+    if not generators:
+        raise SettingsError("no generator. Give one or more.")
+    if len({(g.name, g.sampling(0)) for g in generators}) < len(generators):
+        names = ", ".join(dict.fromkeys(g.name for g in generators))
+        raise SettingsError(f"{names}: one is given twice. Give each model and temperature once.")
+
+
 def row_seed(seed: int, prompt_id: str, index: int) -> int:
     """Return the seed of one response, 0 .. 2^52 - 1: a hash, so no two prompts share a stream."""
     digest = hashlib.sha256(f"{seed}\n{index}\n{prompt_id}".encode()).hexdigest()
@@ -131,8 +145,25 @@ def _request(prompt: Prompt, generator: Generator, index: int, seed: int) -> Req
     )
 
 
-def _answers(generator: Generator, requests: Sequence[Request]) -> list[Response]:
+Work = Sequence[tuple[Generator, Request]]
+
+
+def _work(prompts: Sequence[Prompt], generators: Sequence[Generator], *, n: int, seed: int) -> Work:
+    """Return who is asked what, in the order of the file."""
+    check_different(generators)
+    return [(g, request) for g in generators for request in plan(prompts, g, n=n, seed=seed)]
+
+
+def _answers(work: Work) -> list[Response]:
     """Return the responses, after checking that they are the ones asked for."""
+    found: list[Response] = []
+    for _, group in groupby(work, key=lambda pair: id(pair[0])):
+        pairs = list(group)
+        found += _answers_of(pairs[0][0], [request for _, request in pairs])
+    return found
+
+
+def _answers_of(generator: Generator, requests: Sequence[Request]) -> list[Response]:
     responses = generator.respond(requests)
     if [r.id for r in responses] != [q.response_id for q in requests]:
         raise DataError(
@@ -140,25 +171,6 @@ def _answers(generator: Generator, requests: Sequence[Request]) -> list[Response
             "Let respond() return one response per request, under its id."
         )
     return responses
-
-
-def _append(file: IO[bytes], responses: Sequence[Response]) -> None:
-    """Write the rows; they are on disk when this returns."""
-    file.write(b"".join(encode(response) for response in responses))
-    file.flush()
-    os.fsync(file.fileno())
-
-
-@contextmanager
-def _alone(part: Path) -> Iterator[IO[bytes]]:
-    """Yield the file, made if need be and open for reading and appending, to one process only."""
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"{part}: another process is writing it. Let it end.") from error
-        yield file
 
 
 def _go_on(

@@ -1,6 +1,6 @@
 """How far raters agree beyond chance: Cohen's and Fleiss' kappa, Krippendorff's alpha."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,11 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from preftune.errors import DataError
+from preftune.stats.bootstrap import cluster_weights, percentile_interval
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 Vote = tuple[Hashable, Hashable, Any]
 """(unit, rater, value): who said what about which thing."""
 Array = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 
 def cohen_kappa(
@@ -91,32 +93,51 @@ def krippendorff_alpha(votes: Iterable[Vote], *, level: Level = "nominal") -> fl
     Source: Krippendorff 2011, Computing Krippendorff's alpha-reliability.
     """
     table = _tally(votes, level)
-    return _alpha(table, np.ones(table.counts.shape[0]), level)
+    return _alpha(table, np.ones(len(table.units)), level)
 
 
 def alpha_interval(
-    votes: Iterable[Vote], *, level: Level = "nominal", rounds: int = 1000, seed: int = 0
+    votes: Iterable[Vote],
+    *,
+    level: Level = "nominal",
+    cluster_of: Mapping[Any, Hashable] | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the 95 % percentile interval of alpha from resampling units with all their votes.
+    """Return the 95 % percentile interval of alpha from drawing units anew with all their votes.
+
+    Args:
+        votes: as in `krippendorff_alpha`.
+        level: as in `krippendorff_alpha`.
+        cluster_of: unit → cluster, such as its prompt; units of one cluster are drawn together.
+            Without it every unit stands for itself.
+        rounds: how many times the clusters are drawn.
+        seed: equal seeds give equal draws.
 
     Raises:
-        DataError: as `krippendorff_alpha`.
+        DataError: as `krippendorff_alpha`, or a unit that `cluster_of` does not name.
     """
     table = _tally(votes, level)
-    _alpha(table, np.ones(table.counts.shape[0]), level)  # refuses what has no alpha at all
-    units = table.counts.shape[0]
-    draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=rounds)
+    _alpha(table, np.ones(len(table.units)), level)  # refuses what has no alpha at all
+    missing = [unit for unit in table.units if cluster_of is not None and unit not in cluster_of]
+    if missing:
+        raise DataError(f"alpha_interval: unit {missing[0]!r} has no cluster. Give one for each.")
+    clusters = table.units if cluster_of is None else [cluster_of[unit] for unit in table.units]
+    draws = cluster_weights(clusters, rounds=rounds, seed=seed)
     drawn = [_alpha(table, draw, level, constant=1.0) for draw in draws]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
+    found = percentile_interval(np.array(drawn))
+    return found.low, found.high
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Tally:
-    """How often each value was given to each unit, units with two or more votes only."""
+    """Pairs of votes within each unit that has two votes or more."""
 
-    counts: Any  # scipy CSR [units, values]
-    values: Array  # [values], sorted; places 0, 1, … for nominal values
+    units: list[Hashable]
+    values: Array  # [V], sorted; places 0, 1, … for nominal values
+    first: Places  # [P] place of the first value of each pair of values met
+    second: Places  # [P]
+    met: Any  # scipy CSR [P, units]: how often, divided by the unit's votes - 1
 
 
 def _tally(votes: Iterable[Vote], level: Level) -> _Tally:
@@ -129,11 +150,34 @@ def _tally(votes: Iterable[Vote], level: Level) -> _Tally:
     rows = [row.setdefault(unit, len(row)) for unit, _ in last]
     cells = (np.ones(len(rows)), (rows, [column[value] for value in last.values()]))
     counts = sparse.csr_matrix(cells, shape=(len(row), len(values)))
-    counts = counts[np.flatnonzero(np.asarray(counts.sum(1)).ravel() >= 2)]
-    if not counts.shape[0]:
+    kept = np.flatnonzero(np.asarray(counts.sum(1)).ravel() >= 2)
+    if not len(kept):
         raise DataError("krippendorff_alpha: no unit has two votes. Let two raters judge some.")
     places = np.arange(len(values)) if level == "nominal" else np.array(values)
-    return _Tally(counts=counts, values=places.astype(float))
+    units = list(row)
+    codes, met = _pairs(counts[kept])
+    return _Tally(
+        units=[units[place] for place in kept.tolist()],
+        values=places.astype(float),
+        first=codes // len(values),
+        second=codes % len(values),
+        met=met,
+    )
+
+
+def _pairs(counts: Any) -> tuple[Places, Any]:
+    """Return the codes of the pairs of values met, [P], and how often in each unit, [P, units]."""
+    size = np.asarray(counts.sum(1)).ravel()
+    several = np.diff(counts.indptr)  # different values in each unit
+    row = np.repeat(np.arange(len(size)), several)
+    times = several[row]
+    left = np.repeat(np.arange(len(row)), times)  # every cell beside every cell of its unit
+    begin = np.repeat(np.cumsum(times) - times, times)
+    right = counts.indptr[row[left]] + np.arange(len(left)) - begin
+    often = counts.data[left] * (counts.data[right] - (left == right)) / (size[row[left]] - 1)
+    code = counts.indices[left].astype(np.int64) * counts.shape[1] + counts.indices[right]
+    codes, place = np.unique(code, return_inverse=True)
+    return codes, sparse.csr_matrix((often, (place, row[left])), shape=(len(codes), len(size)))
 
 
 def _number(value: Any, level: Level) -> float:
@@ -145,10 +189,8 @@ def _number(value: Any, level: Level) -> float:
 
 def _alpha(table: _Tally, weight: Array, level: Level, *, constant: float | None = None) -> float:
     """Alpha, each unit counted `weight` times; `constant` is alpha where all votes are equal."""
-    size = np.asarray(table.counts.sum(1)).ravel()
-    scaled = table.counts.multiply((weight / (size - 1))[:, None]).tocsr()
-    coincidence = (table.counts.T @ scaled).toarray()
-    coincidence -= np.diag(np.asarray(scaled.sum(0)).ravel())
+    coincidence = np.zeros((len(table.values), len(table.values)))
+    coincidence[table.first, table.second] = table.met @ weight
     total = coincidence.sum(1)
     distance = _distance(table.values, total, level)
     expected = total @ distance @ total

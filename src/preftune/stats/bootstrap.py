@@ -4,7 +4,7 @@ Four samples of one prompt are alike; drawing single responses would count them 
 and make every interval too narrow.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
@@ -65,6 +65,27 @@ def bootstrap_means(
     return bootstrap_ratios(
         values, np.ones(len(values)).tolist(), clusters, rounds=rounds, seed=seed
     )
+
+
+def cluster_weights(
+    clusters: Sequence[Hashable], *, rounds: int, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Yield, `rounds` times, how often each item counts when its clusters are drawn anew.
+
+    For figures that are no means (agreement, strengths, rater models): compute them with these
+    weights. Items of one cluster have one weight; the clusters' weights add up to their number.
+
+    Raises:
+        DataError: no items.
+    """
+    if not len(clusters):
+        raise DataError("bootstrap: nothing to draw from. Give at least one cluster.")
+    place = cluster_places(clusters)
+    groups = int(place.max()) + 1
+    rng = np.random.default_rng(seed)
+    for _ in range(rounds):
+        drawn = np.bincount(rng.integers(groups, size=groups), minlength=groups)
+        yield drawn.astype(np.float64)[place]
 
 
 def percentile_interval(draws: np.ndarray, *, level: float = 0.95) -> Interval:

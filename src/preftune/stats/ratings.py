@@ -1,7 +1,7 @@
 """Strengths of systems from who beat whom: Bradley–Terry by maximum likelihood, and Elo points."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csgraph
 
 from preftune.errors import DataError
+from preftune.stats.bootstrap import cluster_weights, percentile_interval
+from preftune.stats.intervals import Interval
 
 Array = NDArray[np.float64]
+Places = NDArray[np.int64]
+Game = tuple[str, str, float]
+"""(a, b, score of a): 1 won, 0 lost, 0.5 a tie."""
 NEWTON_STEPS = 100
 
 
@@ -34,16 +39,10 @@ class Ratings:
         return float(self.strength[i] - self.strength[j]), math.sqrt(variance)
 
 
-def win_matrix(games: Iterable[tuple[str, str, float]]) -> tuple[tuple[str, ...], Array]:
+def win_matrix(games: Iterable[Game]) -> tuple[tuple[str, ...], Array]:
     """Return sorted names and wins [K, K] from (a, b, score of a): 1 won, 0 lost, 0.5 a tie."""
-    played = list(games)
-    names = tuple(sorted({name for a, b, _ in played for name in (a, b)}))
-    place = {name: index for index, name in enumerate(names)}
-    wins = np.zeros((len(names), len(names)))
-    for a, b, score in played:
-        wins[place[a], place[b]] += score
-        wins[place[b], place[a]] += 1 - score
-    return names, wins
+    columns = _columns(games)
+    return columns.names, columns.wins(np.ones(len(columns.score)))
 
 
 def bradley_terry(
@@ -77,13 +76,47 @@ def bradley_terry(
         raise DataError("bradley_terry: wins and prior must be finite and >= 0. Check the counts.")
     np.fill_diagonal(table, 0)
     if prior == 0:
-        _refuse_without_answer(table, labels)
+        refuse_without_answer(table, labels)
     strength = _newton(table, prior)
     covariance = np.linalg.pinv(_fisher(table, strength, prior), hermitian=True)
     centre = np.eye(count) - 1 / count
     return Ratings(
         names=labels, strength=centre @ strength, covariance=centre @ covariance @ centre
     )
+
+
+def strength_intervals(
+    games: Iterable[Game],
+    clusters: Sequence[Hashable],
+    *,
+    prior: float = 0.0,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return the 95 % percentile interval of each strength, in nats, clusters drawn anew.
+
+    Args:
+        games: (a, b, score of a).
+        clusters: the cluster of each game, such as its prompt.
+        prior: as in `bradley_terry`; few games need one, for a draw may leave an item undefeated.
+        rounds: how many times the clusters are drawn.
+        seed: equal seeds give equal draws.
+
+    Raises:
+        DataError: as `bradley_terry` on any draw, or not one cluster per game.
+    """
+    columns = _columns(games)
+    if len(clusters) != len(columns.score):
+        raise DataError(
+            f"strength_intervals: {len(columns.score)} games, {len(clusters)} clusters. "
+            "Give one cluster per game."
+        )
+    drawn = [
+        bradley_terry(columns.wins(weight), names=columns.names, prior=prior).strength
+        for weight in cluster_weights(clusters, rounds=rounds, seed=seed)
+    ]
+    by_name = zip(columns.names, np.array(drawn).T, strict=True)
+    return {name: percentile_interval(draws) for name, draws in by_name}
 
 
 def elo(ratings: Ratings, *, mean: float = 1000.0) -> dict[str, float]:
@@ -93,12 +126,43 @@ def elo(ratings: Ratings, *, mean: float = 1000.0) -> dict[str, float]:
     return dict(ordered)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Columns:
+    """Games as columns [N]: places of a and b, score of a."""
+
+    names: tuple[str, ...]
+    a: Places
+    b: Places
+    score: Array
+
+    def wins(self, weight: Array) -> Array:
+        """Return wins [K, K], each game counted `weight` times."""
+        count = len(self.names)
+        won = np.bincount(self.a * count + self.b, weight * self.score, count**2)
+        lost = np.bincount(self.b * count + self.a, weight * (1 - self.score), count**2)
+        return np.asarray((won + lost).reshape(count, count))
+
+
+def _columns(games: Iterable[Game]) -> _Columns:
+    played = list(games)
+    names = tuple(sorted({name for a, b, _ in played for name in (a, b)}))
+    place = {name: index for index, name in enumerate(names)}
+    return _Columns(
+        names=names,
+        a=np.array([place[a] for a, _, _ in played], dtype=np.int64),
+        b=np.array([place[b] for _, b, _ in played], dtype=np.int64),
+        score=np.array([score for _, _, score in played], dtype=float),
+    )
+
+
 def _newton(wins: Array, prior: float) -> Array:
     """Climb the concave log-likelihood; the last step is below 1e-12 nats."""
     strength = np.zeros(len(wins))
     for _ in range(NEWTON_STEPS):
         gradient = _gradient(wins, strength, prior)
-        step = np.linalg.pinv(_fisher(wins, strength, prior), hermitian=True) @ gradient
+        # Without a prior the sum is free; fixing it at 0 leaves every difference as it was.
+        fisher = _fisher(wins, strength, prior) + (prior == 0) / len(wins)
+        step = np.linalg.solve(fisher, gradient)
         step /= max(1.0, np.abs(step).max())  # at most one nat at once, so it cannot overshoot
         strength = strength + step
         if np.abs(step).max() < 1e-12:
@@ -123,8 +187,8 @@ def _win_probability(gap: Array) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(gap / 2)))
 
 
-def _refuse_without_answer(wins: Array, names: tuple[str, ...]) -> None:
-    """Raise unless every item is reachable from every other one along wins."""
+def refuse_without_answer(wins: Array, names: tuple[str, ...]) -> None:
+    """Raise `DataError`, naming the items, unless each is reachable from each along wins."""
     count, group = csgraph.connected_components(wins > 0, directed=True, connection="strong")
     if count == 1:
         return

@@ -5,8 +5,8 @@ from typing import Any, get_args
 import msgspec
 
 from preftune.datasets.formats.row import Notes, Row, items, mapping, text, wrong_type
-from preftune.datasets.lines import parse_json
 from preftune.datasets.scanned import Problem, RefusedError
+from preftune.lines import parse_json
 from preftune.types import Message, Prompt, Role, ToolCall, content_id
 
 Messages = tuple[Message, ...]

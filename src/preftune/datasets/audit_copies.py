@@ -1,0 +1,245 @@
+"""What says the same twice, what contradicts itself, and what is also in the held-out files."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+
+from preftune.datasets.audit_material import LinedPair, Material
+from preftune.datasets.audit_near import NEAR, Shingles, near_couples, overlap, shingles
+from preftune.datasets.audit_parts import AuditFinding, AuditSection, count_finding
+from preftune.datasets.audit_words import Words
+from preftune.datasets.checks import (
+    WORD,
+    find_conflicts,
+    find_duplicates,
+    find_leaks,
+    find_near_duplicates,
+)
+from preftune.datasets.read import scan
+from preftune.datasets.scanned import Scanned
+from preftune.datasets.views import Messages, exact_key, normalised, prompt_of, responses_of
+from preftune.errors import DataError
+from preftune.types import Prompt, text_of
+
+LONG_ENOUGH = 8  # words; a shorter response may well be given twice by chance
+
+Edge = tuple[Hashable, Hashable]
+
+
+def copies_section(material: Material) -> AuditSection:
+    """Return repeats, near-repeats, contradictions and empty choices within the file."""
+    rows = as_rows(material.pairs)
+    total = len(rows)
+    made = (
+        (
+            "conflict",
+            (line for group in find_conflicts(rows) for line in group),
+            "One row prefers A to B, another B to A, on the same prompt",
+            "Keep the one that is right, or merge them into one pair with a probability.",
+        ),
+        (
+            "cycle",
+            find_cycles(material.pairs),
+            "Preferences go round: A over B over C over A, on the same prompt",
+            "Rank these responses anew, or give the pairs a probability.",
+        ),
+        (
+            "equal_normalised",
+            find_equal(material.pairs),
+            "Chosen and rejected differ in case and white space alone",
+            "Leave them out, unless the form itself is what you teach.",
+        ),
+        (
+            "one_word_apart",
+            find_near_duplicates(rows),
+            "Chosen and rejected differ in at most one word",
+            "Look whether that word is what matters; such pairs push down both responses.",
+        ),
+        (
+            "duplicate",
+            (line for group in find_duplicates(rows) for line in set(group) - {group[0]}),
+            "The same prompt, responses and verdict as an earlier row",
+            "Remove the repeats, or give weights instead.",
+        ),
+        (
+            "near_pair",
+            find_near_pairs(material.pairs, material.words),
+            "Prompt and responses are nearly those of an earlier row",
+            "Keep one of each, and split by group, so that no copy is in the test part.",
+        ),
+    )
+    findings = tuple(
+        count_finding(kind, lines, total, what=what, verdict="look", fix=fix)
+        for kind, lines, what, fix in made
+    )
+    text = "" if total else "There are no pairs, so there is nothing to compare."
+    return AuditSection(
+        title="Copies and contradictions", text=text, findings=findings if total else ()
+    )
+
+
+def leak_section(material: Material, against: Sequence[Path]) -> AuditSection:
+    """Return what the file shares with files that must be new to a model trained on it.
+
+    Raises:
+        DataError: a file cannot be read or has no usable row.
+    """
+    if not against:
+        text = "No held-out file was given, so nothing is known. Give --against FILE."
+        return AuditSection(title="Leakage", text=text)
+    findings: list[AuditFinding] = []
+    for path in against:
+        others = [row for row in scan(path).rows if row.usable]
+        if not others:
+            raise DataError(f"{path}: no usable row to compare with. Give another --against file.")
+        findings += _leaks(material, others, path.name)
+    return AuditSection(title="Leakage", findings=tuple(findings))
+
+
+def as_rows(pairs: Iterable[LinedPair]) -> list[Scanned]:
+    """Return the pairs as rows, for the checks that take rows."""
+    return [Scanned(line=lined.line, record=lined.pair) for lined in pairs]
+
+
+def find_equal(pairs: Iterable[LinedPair]) -> Iterator[int]:
+    """Yield the lines whose two responses differ in case and white space alone."""
+    for lined in pairs:
+        chosen, rejected = map(_said, (lined.pair.chosen, lined.pair.rejected))
+        if chosen.casefold().split() == rejected.casefold().split():
+            yield lined.line
+
+
+def find_cycles(pairs: Iterable[LinedPair]) -> set[int]:
+    """Return the lines of preferences that go round in a circle of three or more responses.
+
+    Two rows that contradict each other outright are conflicts, and no part of a circle here.
+    """
+    lines: dict[Edge, set[int]] = defaultdict(set)
+    for lined in pairs:
+        about = lined.prompt, lined.pair.dimension
+        lines[(about, lined.pair.chosen), (about, lined.pair.rejected)].add(lined.line)
+    edges = [(a, b) for a, b in lines if (b, a) not in lines]
+    if not edges:
+        return set()
+    place: dict[Hashable, int] = {}
+    ends = [
+        [place.setdefault(end, len(place)) for end in side] for side in zip(*edges, strict=True)
+    ]
+    graph = csr_matrix((np.ones(len(edges)), ends), shape=(len(place), len(place)))
+    _, ring = connected_components(graph, directed=True, connection="strong")
+    return {
+        line
+        for edge, a, b in zip(edges, *ends, strict=True)
+        if ring[a] == ring[b]
+        for line in lines[edge]
+    }
+
+
+def find_near_pairs(pairs: Sequence[LinedPair], words: Words) -> set[int]:
+    """Return the lines whose prompt and responses are nearly those of an earlier row.
+
+    Exact repeats, and rows that hold the same two responses the other way round, are left out:
+    they are duplicates and conflicts.
+    """
+    sides = [
+        tuple(shingles(words.ids(text_of(m))) for m in (lined.pair.chosen, lined.pair.rejected))
+        for lined in pairs
+    ]
+    said = [frozenset((lined.pair.chosen, lined.pair.rejected)) for lined in pairs]
+    asked = {lined.prompt: shingles(words.ids(_asked(lined.pair.prompt))) for lined in pairs}
+    found = set()
+    for earlier, later in near_couples([np.union1d(*both) for both in sides]):
+        one, other = pairs[earlier], pairs[later]
+        same = one.prompt == other.prompt and said[earlier] == said[later]
+        if same or one.line == other.line or other.line in found:
+            continue
+        alike = overlap(asked[one.prompt], asked[other.prompt]) >= NEAR
+        if alike and _both_near(sides[earlier], sides[later]):
+            found.add(other.line)
+    return found
+
+
+def _both_near(one: tuple[Shingles, ...], other: tuple[Shingles, ...]) -> bool:
+    """Whether each response of one pair is near to one of the other, either way round."""
+    return any(
+        all(overlap(a, b) >= NEAR for a, b in zip(one, turned, strict=True))
+        for turned in (other, other[::-1])
+    )
+
+
+def _leaks(material: Material, others: Sequence[Scanned], name: str) -> Iterator[AuditFinding]:
+    rows = material.rows
+    exact = {f.kind: f.lines for f in find_leaks(rows, others, name)}
+    known = {line for lines in exact.values() for line in lines}
+    near = {line for line in _near_prompts(rows, others, material.words) if line not in known}
+    told = (
+        ("leak", exact.get("leak", ()), "Prompts that are also in {}, word for word"),
+        (
+            "leak_normalised",
+            exact.get("leak_normalised", ()),
+            "Prompts that are also in {} but for case and white space",
+        ),
+        ("leak_near", near, "Prompts that are nearly those of {}"),
+        (
+            "leak_response",
+            _same_responses(rows, others),
+            f"Responses of {LONG_ENOUGH} words or more that are also in {{}}",
+        ),
+    )
+    for kind, lines, what in told:
+        stop = kind in ("leak", "leak_normalised")
+        yield count_finding(
+            kind,
+            lines,
+            len(rows),
+            what=what.format(name),
+            verdict="stop" if stop else "look",
+            fix="Leave these rows out of training, or split anew: preftune data split.",
+        )
+
+
+def _near_prompts(
+    rows: Iterable[Scanned], others: Iterable[Scanned], words: Words
+) -> Iterator[int]:
+    here, there = _prompts(rows), _prompts(others)
+    mine = list(here)
+    texts = [shingles(words.ids(_asked(here[key][0]))) for key in mine]
+    theirs = [shingles(words.ids(_asked(prompt))) for prompt, _ in there.values()]
+    for place in {place for place, _ in near_couples(texts, theirs)}:
+        yield from here[mine[place]][1]
+
+
+def _same_responses(rows: Iterable[Scanned], others: Iterable[Scanned]) -> Iterator[int]:
+    held_out = {text for row in others for text in _long_responses(row)}
+    for row in rows:
+        if not held_out.isdisjoint(_long_responses(row)):
+            yield row.line
+
+
+def _long_responses(row: Scanned) -> Iterator[str]:
+    for messages in responses_of(row.record) if row.record is not None else ():
+        text = normalised(_said(messages))
+        if len(WORD.findall(text)) >= LONG_ENOUGH:
+            yield text
+
+
+def _prompts(rows: Iterable[Scanned]) -> Mapping[str, tuple[Prompt, list[int]]]:
+    """Return each prompt once, by its key, with the lines it stands on."""
+    found: dict[str, tuple[Prompt, list[int]]] = {}
+    for row in rows:
+        prompt = prompt_of(row.record) if row.record is not None else None
+        if prompt is not None and any(message.content for message in prompt.messages):
+            found.setdefault(exact_key(prompt), (prompt, []))[1].append(row.line)
+    return found
+
+
+def _asked(prompt: Prompt) -> str:
+    return "\n".join(message.content for message in prompt.messages)
+
+
+def _said(messages: Messages) -> str:
+    return " ".join(message.content for message in messages)
