@@ -1,8 +1,10 @@
 """Take the pictures of docs/raters-guide.md from the page itself, over a small store of its own.
 
     python docs/images/rater_screenshots.py docs/images
+    python docs/images/rater_screenshots.py FOLDER --all --dark    every state, in the dark
+    python docs/images/rater_screenshots.py FOLDER --all --phone   every state, on a phone
 
-Needs the extra `dev` (playwright) and Debian's chromium. `--dark` and `--phone` give the others.
+Needs the extra `dev` (playwright) and Debian's chromium.
 """
 
 import argparse
@@ -73,6 +75,7 @@ SHORT = "Yes, 30 °C is fine, in a pillow case. Air dry."
 POLICY = (
     "You answer questions about caring for things at home. Be warm. Never guess at a care label."
 )
+NOT_USED = "-"  # nobody signs in with one: the session is opened in the store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +133,7 @@ def fill(database: Database) -> tuple[dict[str, str], str]:
     """Make a project of each kind, and return their ids and a token of the rater's."""
     rater = database.write(
         lambda db: people.add_person(
-            db, email="ann@example.org", name=RATER, password_hash=NO_PASSWORD, is_admin=False
+            db, email="ann@example.org", name=RATER, password_hash=NOT_USED, is_admin=False
         )
     )
     bear = make_prompt(user(BEAR))
@@ -241,41 +244,49 @@ SHOTS: dict[str, tuple[str, Callable[[Page], object]]] = {
 }
 
 
-def take(world: World, folder: Path, *, size: tuple[int, int], dark: bool) -> None:
-    """Write one PNG per state into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+GUIDE = ("rater-scale", "rater-dimensions", "rater-markdown", "rater-practice")
+
+
+def take(world: World, file: Path, name: str, *, size: tuple[int, int], dark: bool) -> None:
+    """Write one state of the page as PNG."""
+    project, act = SHOTS[name]
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        for name, (project, act) in SHOTS.items():
-            context = chromium.new_context(
-                viewport={"width": size[0], "height": size[1]},
-                color_scheme="dark" if dark else "light",
-                reduced_motion="reduce",
-                has_touch=size == PHONE,
-            )
-            context.add_cookies([{"name": "preftune", "value": world.token, "url": world.url}])
-            page = context.new_page()
-            page.goto(f"{world.url}/p/{world.projects[project]}/label")
-            page.locator("#item:not([hidden]), #nothing:not([hidden])").wait_for()
-            page.keyboard.press("g")
-            page.get_by_role("dialog").wait_for()
-            page.keyboard.press("Escape")
-            act(page)
-            page.wait_for_timeout(300)
-            page.screenshot(path=folder / f"{name}.png")
-            context.close()
+        page = chromium.new_page(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+            has_touch=size == PHONE,
+        )
+        page.context.add_cookies([{"name": "preftune", "value": world.token, "url": world.url}])
+        page.goto(f"{world.url}/p/{world.projects[project]}/label")
+        page.locator("#item:not([hidden]), #nothing:not([hidden])").wait_for()
+        page.keyboard.press("g")
+        page.get_by_role("dialog").wait_for()
+        page.keyboard.press("Escape")
+        act(page)
+        page.wait_for_timeout(300)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=file)
         chromium.close()
 
 
 def main() -> None:
-    """Take them all."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Take them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--dark", action="store_true")
-    parser.add_argument("--phone", action="store_true")
+    for flag in ("--all", "--dark", "--phone"):
+        parser.add_argument(flag, action="store_true")
     asked = parser.parse_args()
+    size = PHONE if asked.phone else DESKTOP
     with running() as world:
-        take(world, asked.folder, size=PHONE if asked.phone else DESKTOP, dark=asked.dark)
+        for name in SHOTS if asked.all else GUIDE:
+            take(world, asked.folder / f"{name}.png", name, size=size, dark=asked.dark)
+        if not asked.all:
+            file = asked.folder / "rater-phone.png"
+            take(world, file, "rater-scale", size=PHONE, dark=asked.dark)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,15 @@ def test_agreement_with_the_others_is_no_excuse_for_missing_gold() -> None:
     assert [flag.split(":")[0] for flag in flags] == ["gold"]
 
 
+def test_a_guesser_who_often_ties_is_measured_against_what_that_gives() -> None:
+    rng = np.random.default_rng(0)
+    truth = {f"u{n}": int(rng.choice([1, -1])) for n in range(300)}
+    says = rng.choice([1, 0, -1], 300, p=[0.25, 0.5, 0.25])  # right in a quarter, by chance
+    said = [judgment(u, "guess", int(s)) for u, s in zip(truth, says, strict=True)]
+    rows = rater_report(said, gold=truth)
+    assert rows[0].flags == ("random: cannot be told from chance",)
+
+
 def test_gold_counts_the_first_answer_only() -> None:
     said = [judgment("u", "ann", -1), judgment("u", "ann", 1, number=1)]  # told, and mended
     gold = rater_report(said, gold={"u": 1})[0].gold

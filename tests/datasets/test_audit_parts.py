@@ -62,8 +62,8 @@ def test_intervals_that_hold_together_are_wider() -> None:
 
 def test_worst_is_the_worst_of_all_and_ok_of_none() -> None:
     found = [
-        AuditFinding(kind=v, what="", size="", verdict=v)  # type: ignore[arg-type]  # the three
-        for v in ("ok", "stop", "look")
+        AuditFinding(kind=verdict, what="", size="", verdict=verdict)
+        for verdict in ("ok", "stop", "look")
     ]
     assert worst(found) == "stop"
     assert worst(found[:1]) == worst([]) == "ok"

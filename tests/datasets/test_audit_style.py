@@ -97,12 +97,11 @@ def test_what_rides_on_length_alone_vanishes_when_length_is_held_equal() -> None
         a, b = rng.sample(range(5, 61), 2)
         longer, shorter = max(a, b), min(a, b)
         first, second = (longer, shorter) if rng.random() < 0.8 else (shorter, longer)
-        texts.append(
-            tuple(
-                "word " * n + ("\n- item" if rng.random() < n / 60 else "\nitem  ")
-                for n in (first, second)
-            )
+        chosen, rejected = (
+            "word " * n + ("\n- item" if rng.random() < n / 60 else "\nitem  ")
+            for n in (first, second)
         )
+        texts.append((chosen, rejected))
     found = {habit.name: habit for habit in style(rows(texts)).habits}
     assert found["list"].share is not None
     assert found["list"].share.low > 0.5

@@ -92,8 +92,8 @@ def test_the_same_file_gives_the_same_folder(tmp_path: Path) -> None:
         run_audit(AuditRequest(data=tmp_path / "pairs.jsonl", out=tmp_path / name))
     made = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
     assert len(made) >= 5
-    for name in made:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    for file in made:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 def test_a_figure_without_an_interval_is_drawn_as_well() -> None:

@@ -107,6 +107,17 @@ def test_prompts_that_become_equal_are_one_seen_as_often_as_all(tmp_path: Path) 
     assert replace(found[0], id=found[1].id) == found[1]
 
 
+def test_name_that_only_the_reply_announces_is_replaced_in_the_prompt(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "Zoe here , is my order 1009 in ?"}
+    reply = {"role": "assistant", "content": "Dear Zoe, it is."}
+    prompts, responses = imported(tmp_path, [{"messages": [asked, reply]}])
+    out, responses_out = tmp_path / "clean.jsonl", tmp_path / "clean-r.jsonl"
+    redact_file(prompts, out, responses=responses, responses_out=responses_out)
+    (prompt,), (answer,) = prompts_in(out), responses_in(responses_out)
+    assert prompt.messages[0].content == "[NAME_1] here , is my order 1009 in ?"
+    assert answer.messages[0].content == "Dear [NAME_1], it is."
+
+
 def test_response_to_no_prompt_is_an_error(tmp_path: Path) -> None:
     prompts, responses = imported(tmp_path, desk_rows(3))
     stray = Response(id="r-1", prompt_id="p-\x1b[0m", messages=(assistant("hi"),))

@@ -207,5 +207,7 @@ def _send(
     for name, value in (headers or {}).items():
         handler.send_header(name, value)
     handler.send_header("Content-Length", str(len(body)))
+    if handler.close_connection:  # said aloud, or the next call may come on a dying connection
+        handler.send_header("Connection", "close")
     handler.end_headers()
     handler.wfile.write(body)

@@ -275,7 +275,7 @@ def test_responses_scroll_together_when_asked(
     page.locator("#option-linked").click()
     panes = page.locator(".pane")
     tops = "() => [...document.querySelectorAll('.pane')].map((one) => one.scrollTop)"
-    panes.evaluate_all("(all) => { for (const one of all) one.style.maxHeight = '30px' }")
+    panes.evaluate_all("(all) => { for (const one of all) one.style.maxHeight = '12px' }")
     panes.first.evaluate("(one) => { one.scrollTop = 1e6 }")
     page.wait_for_timeout(100)
     assert all(top > 0 for top in page.evaluate(tops))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect
-from tests.serving.conftest import Cast, Server, complaints, open_page
+from tests.serving.conftest import COOKIE, Cast, Server, complaints, open_page
 from tests.serving.rater_world import (
     BAD,
     GOOD,
@@ -449,11 +449,11 @@ def test_whoever_is_signed_out_keeps_what_was_said(
     server: Server, places: dict[str, str], at: Open
 ) -> None:
     page = at("signed out")
-    cookies = page.context.cookies()
     page.context.clear_cookies()
     press(page, "2", "Enter")
     expect(page.locator("#note-refused")).to_contain_text("signed out")
-    page.context.add_cookies([{**cookie, "partitionKey": None} for cookie in cookies])  # type: ignore[typeddict-unknown-key]  # what it gave, less a key it does not take
+    token = server.tokens["rater"]
+    page.context.add_cookies([{"name": COOKIE, "value": token, "url": server.url}])
     page.goto(label_url(places["signed out"]))
     wait_for_item(page, 2)
     assert [len(said) for said in verdicts(server, places["signed out"]).values()] == [1]

@@ -140,7 +140,7 @@ def test_plain_texts_stand_as_they_were_written(watched: Watched) -> None:
         assert called in (wanted, wanted[::-1])
     assert texts(page, "#prompt-turns .folded:not(:first-child) .text") == ["\n".join(wanted)]
     offered = texts(page, "#prompt-turns .folded:first-child .text")
-    assert [json.loads(text)["name"] for text in offered] == wanted
+    assert [readable(json.loads(text)["name"]) for text in offered] == wanted
     one_line = [" ".join(text.split(" ")) for text in wanted]
     assert [" ".join(text.split()) for text in texts(page, ".why .chip")] == [
         " ".join(text.split()) for text in one_line

@@ -32,7 +32,7 @@ def raters(
     ] = None,
     gold: Annotated[str, typer.Option(help="Rater whose verdicts are the right answers.")] = "",
     without: Annotated[str, typer.Option(help="Show what would change without this rater.")] = "",
-    most: Annotated[int, typer.Option(help="Rows of the table to print.", min=1)] = 20,
+    most: Annotated[int, typer.Option(help="Raters, and flags, to print.", min=1)] = 20,
     out: Annotated[
         Path | None, typer.Option(help="Folder for raters.svg and raters.json, all rows.")
     ] = None,
@@ -76,7 +76,7 @@ def _print_summary(found: "RaterSummary", most: int) -> None:
     show_table(header, [_rater_row(row, found) for row in found.rows[:most]], right=True)
     if len(found.rows) > most:
         typer.echo(f"and {len(found.rows) - most:,} more raters (--most)")
-    _print_flags(found.rows)
+    _print_flags(found.rows, most)
     if found.model is None:
         typer.echo(f"no rater model: {visible(found.why_no_model)}")
     for lean in (*found.positions, *found.lengths):
@@ -122,11 +122,13 @@ def _share(share: "Share | None") -> str:
     return f"{share.value:.0%} {100 * share.low:.0f}–{100 * share.high:.0f}"
 
 
-def _print_flags(rows: "Iterable[RaterRow]") -> None:
+def _print_flags(rows: "Iterable[RaterRow]", most: int) -> None:
     flagged = [(row.rater, flag) for row in rows for flag in row.flags]
     typer.echo(f"to look at: {len(flagged)} flags" if flagged else "to look at: nobody")
-    for rater, flag in flagged:
+    for rater, flag in flagged[:most]:
         typer.echo(visible(f"  {rater}: {flag}"))
+    if len(flagged) > most:
+        typer.echo(f"  and {len(flagged) - most:,} more (--most)")
 
 
 def _print_change(change: "RaterChange") -> None:

@@ -10,6 +10,7 @@ that agreement is not taken for certainty.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +66,7 @@ class RaterModel:
                     f"rater {rater} is not in the rater model. Fit it on judgments that hold all "
                     "raters whose votes are to be joined."
                 )
-            lead = self.skill[rater] * TURN[int(swapped)] * NODES + self.side[rater]
-            log += _log(davidson_probabilities(lead, self.tie[rater])[OUTCOMES[vote]])
+            log += _log_of(vote, swapped, self.skill[rater], self.side[rater], self.tie[rater])
         return float(np.clip(softmax(log)[BETTER].sum(), 1e-6, 1 - 1e-6))
 
     def log_odds(self, votes: Iterable[Shown]) -> float:
@@ -252,6 +252,13 @@ def _named(votes: VoteTable, state: _State) -> RaterModel:
         tie=dict(zip(votes.raters, np.exp(state.log_nu).tolist(), strict=True)),
         rounds=state.rounds,
     )
+
+
+@lru_cache(maxsize=65_536)  # few raters, many votes
+def _log_of(vote: int, swapped: bool, skill: float, side: float, tie: float) -> Array:
+    """Return log P(vote) at each gap, [D]."""
+    lead = skill * TURN[int(swapped)] * NODES + side
+    return _log(davidson_probabilities(lead, tie)[OUTCOMES[vote]])
 
 
 def _log(p: Array) -> Array:

@@ -81,13 +81,13 @@ def report_of(votes: VoteTable, *, gold: Mapping[str, int] | None = None) -> lis
     ties = np.bincount(votes.rater, votes.shown == 0, minlength=count) / np.maximum(said, 1)
     medians = _medians(votes)
     others, chance = _agreement(votes)
-    gold_shares, first, repeats = _gold(votes, gold or {}), _first(votes), _repeats(votes)
-    habit = _habit(votes)
+    gold_shares, gold_chance = _gold(votes, gold or {})
+    first, repeats, habit = _first(votes), _repeats(votes), _habit(votes)
     rows = []
     for k in np.argsort(-said, kind="stable").tolist():
         found = _Found(
-            gold=gold_shares[k], repeats=repeats[k], first=first[k], others=others[k],
-            chance=chance[k], same_by_chance=habit[k],
+            gold=gold_shares[k], gold_chance=gold_chance[k], repeats=repeats[k], first=first[k],
+            others=others[k], chance=chance[k], same_by_chance=habit[k],
         )  # fmt: skip
         rows.append(
             RaterRow(
@@ -112,6 +112,7 @@ class _Found:
     """The shares of one rater, and what chance gives."""
 
     gold: Share | None
+    gold_chance: float | None
     repeats: Share | None
     first: Share | None
     others: Share | None
@@ -138,12 +139,19 @@ def _first(votes: VoteTable) -> list[Share | None]:
     return _by_rater(decided, decided.shown > 0)
 
 
-def _gold(votes: VoteTable, gold: Mapping[str, int]) -> list[Share | None]:
-    """Return the share of first answers to gold units that are right; feedback may follow them."""
+def _gold(
+    votes: VoteTable, gold: Mapping[str, int]
+) -> tuple[list[Share | None], list[float | None]]:
+    """Return the share of FIRST answers to gold units that are right, and what chance gives.
+
+    Later answers may follow feedback.
+    """
     known = np.array([unit in gold for unit in votes.units], dtype=bool)
-    truth = np.array([gold.get(unit, 0) for unit in votes.units], dtype=np.int8)
+    truth = np.array([gold.get(unit, 0) for unit in votes.units], dtype=np.int64)
     asked = votes.where(known[votes.unit] & _first_time(votes))
-    return _by_rater(asked, asked.vote == truth[asked.unit])
+    right = np.eye(OUTCOMES)[1 - truth[asked.unit]]
+    outcome = 1 - asked.vote.astype(np.int64)
+    return _by_rater(asked, asked.vote == truth[asked.unit]), _chance(asked, outcome, right)
 
 
 def _repeats(votes: VoteTable) -> list[Share | None]:
@@ -176,7 +184,10 @@ def _agreement(votes: VoteTable) -> tuple[list[Share | None], list[float | None]
 
 
 def _chance(votes: VoteTable, outcome: Places, spread: Array) -> list[float | None]:
-    """Return Σ P(rater says it) P(others say it) per rater: agreement of strangers."""
+    """Return Σ P(rater says it) P(others say it) per rater: agreement without looking.
+
+    `spread` [V, 3] is what the others, or gold, say where the rater voted.
+    """
     count = len(votes.raters)
     n = np.bincount(votes.rater, minlength=count)
     own = _table(votes.rater, outcome, count) / np.maximum(n, 1)[:, None]
@@ -218,8 +229,8 @@ def _quality_flags(found: _Found) -> list[str]:
     evidence = []
     if found.others is not None and found.chance is not None and found.others.n >= FEWEST_VOTES:
         evidence.append((found.others, found.chance, "the other raters"))
-    if found.gold is not None and found.gold.n >= FEWEST_GOLD:
-        evidence.append((found.gold, 0.5, "gold"))
+    if found.gold is not None and found.gold_chance is not None and found.gold.n >= FEWEST_GOLD:
+        evidence.append((found.gold, found.gold_chance, "gold"))
     above = [part for part, chance, _ in evidence if part.low > chance]
     below = [name for part, chance, name in evidence if part.high < chance]
     flags = []

@@ -27,8 +27,7 @@ def printable(text: str) -> str:
 
 
 def beside(out: Path, ending: str) -> Path:
-    """Return the path of a file that goes with `out`: prompts.jsonl and `report.json` give
-    prompts.report.json."""
+    """Return where a file goes that belongs to `out`: beside p.jsonl stands p.report.json."""
     return out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.{ending}")
 
 

@@ -146,7 +146,7 @@ def enable(db: Connection, user_id: str) -> None:
 def open_session(db: Connection, user_id: str, *, now_s: float) -> str:
     """Sign a person in and return the session's token, which is shown this once."""
     token = secrets.token_urlsafe(32)
-    row = {"token_hash": token_hash(token), "user_id": user_id, "csrf": ""}
+    row = {"token_hash": token_hash(token), "user_id": user_id}
     db.execute(insert(sessions).values(**row, created_s=now_s, seen_s=now_s))
     return token
 

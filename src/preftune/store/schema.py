@@ -50,7 +50,6 @@ sessions = Table(
     metadata,
     Column("token_hash", HASH, primary_key=True),
     Column("user_id", ID, ForeignKey("users.id"), nullable=False, index=True),
-    Column("csrf", HASH, nullable=False),
     Column("created_s", Float, nullable=False),  # seconds since 1970
     Column("seen_s", Float, nullable=False),
 )
