@@ -36,7 +36,7 @@ from preftune.store.snapshots import Policy, freeze, snapshots_of
 from preftune.types import Comparison, Response, assistant, content_id, make_prompt, user
 
 RATERS, PER_ITEM, MANY = 30, 3, 20_000
-NOBODY = {"name": "Simulated", "password_hash": "-"}
+NOBODY_KNOWS = "-"  # no password has this hash
 SPARE = 200  # items that nobody has judged yet
 OFFSET = 1000  # events of the import come before those of labelling
 ORIGIN = "http://127.0.0.1:8000"
@@ -66,7 +66,10 @@ def fill(database: Database, count: int) -> tuple[str, list[str]]:
 
     def begin(db: Connection) -> tuple[str, list[str]]:
         ids = [
-            people.add_person(db, **{**NOBODY, "email": f"r{n}@example.org"}) for n in range(RATERS)
+            people.add_person(
+                db, email=f"r{n}@example.org", name="Nobody", password_hash=NOBODY_KNOWS
+            )
+            for n in range(RATERS)
         ]
         settings = ProjectSettings(raters_per_item=PER_ITEM)
         made = projects.create_project(db, name="Million", settings=settings, by=ids[0])

@@ -43,6 +43,10 @@ class StoreError(PreftuneError, RuntimeError):
     """The store cannot be opened, is damaged, or could not write."""
 
 
+class StoreWriteError(StoreError):
+    """The store cannot write: disk full, connection lost. Nothing was acknowledged."""
+
+
 class MissingExtraError(PreftuneError, ImportError):
     """An optional library is needed; the message names the extra that brings it."""
 

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from preftune.errors import StoreError
 from preftune.store.database import Database, database_url, shown
-from preftune.store.schema import login_attempts
+from preftune.store.schema import login_attempts, metadata
 
 
 def add(db: Connection, who: str | None) -> None:
@@ -110,6 +112,24 @@ def test_tables_newer_than_the_program_are_refused(tmp_path: Path) -> None:
         store.write(lambda db: db.execute(text("UPDATE alembic_version SET version_num='9999'")))
     with pytest.raises(StoreError, match="version 9999"):
         Database(path)
+
+
+def test_the_migrations_make_the_tables_that_the_program_uses(store: Database) -> None:
+    compared = store.write(
+        lambda db: compare_metadata(MigrationContext.configure(db, opts={}), metadata)
+    )
+    assert compared == []
+
+
+def test_a_write_nobody_waits_for_any_more_is_not_made(store: Database) -> None:
+    gate = threading.Event()
+    slow = store.submit(lambda db: gate.wait(5))
+    gone = store.submit(partial(add, who="gone"))
+    assert gone.cancel()
+    gate.set()
+    slow.result(5)
+    store.write(partial(add, who="after"))
+    assert all_of(store) == ["after"]
 
 
 @pytest.mark.parametrize("url", ["mysql://a@b/c", "sqlite://", "://", "http://x"])

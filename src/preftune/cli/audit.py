@@ -73,15 +73,9 @@ def audit(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    request = AuditRequest(
-        data=data,
-        out=out,
-        judgments=judgments,
-        comparisons=comparisons,
-        against=tuple(against or ()),
-        format=format,
-        without=tuple(without or ()),
-    )
+    given = {"judgments": judgments, "comparisons": comparisons, "format": format}
+    several = {"against": tuple(against or ()), "without": tuple(without or ())}
+    request = AuditRequest(data=data, out=out, **given, **several)  # type: ignore[arg-type]  # each checked by typer
     models = _model_settings(model, {k: v for k, v in flags.items() if v is not None})
     found = run_audit(request, models=models, train=_train_reward if models else None)
     _show(request, found)

@@ -21,7 +21,7 @@ router = APIRouter()
 ROWS = 25
 POLICIES = {
     "votes": ("Majority", "the smoothed share of votes is a pair's probability."),
-    "raters": ("Dawid–Skene", "votes weigh as much as their rater is right."),
+    "raters": ("rater model", "votes weigh by the skill and side bias of their rater."),
     "model": ("Rater model", "votes weigh by each rater's skill and side bias."),
 }
 

@@ -9,9 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from preftune.errors import PreftuneError, StoreError
+from preftune.errors import PreftuneError, StoreError, StoreWriteError
 from preftune.serving.pages import render, visible
-from preftune.store.database import Database, shown
 
 logger = logging.getLogger("preftune.errors")
 
@@ -88,10 +87,9 @@ async def on_invalid(request: Request, error: RequestValidationError) -> Respons
 async def on_our_error(request: Request, error: PreftuneError) -> Response:
     """Answer an error raised on purpose: 409 from the store, else 422, in its own words.
 
-    A store that cannot write names itself in its error; that goes to the log alone.
+    What a store that cannot write says goes to the log alone.
     """
-    database: Database = request.app.state.database
-    if shown(database.url) in str(error):
+    if isinstance(error, StoreWriteError):
         logger.error("request %s: %s", request.state.request_id, error)
         return problem(request, 507)
     return problem(request, 409 if isinstance(error, StoreError) else 422, str(error))

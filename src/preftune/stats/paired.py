@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtr
 
 from preftune.errors import DataError
 from preftune.stats.bootstrap import bootstrap_means
@@ -121,7 +121,7 @@ def mcnemar_exact(*, gained: int, lost: int) -> float:
     """
     if min(gained, lost) < 0:
         raise DataError(f"mcnemar_exact: {gained} gained, {lost} lost. Counts start at 0.")
-    return min(1.0, 2.0 * float(binom.cdf(min(gained, lost), gained + lost, 0.5)))
+    return min(1.0, 2.0 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def paired_p_value(

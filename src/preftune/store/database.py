@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
-from preftune.errors import MissingExtraError, StoreError
+from preftune.errors import MissingExtraError, StoreError, StoreWriteError
 from preftune.store.migrate import migrate
 
 T = TypeVar("T")
@@ -119,7 +119,8 @@ class Database:
         except Exception as error:
             refused = _refused(self.url, error)
             for job in group:
-                job.future.set_exception(refused)
+                if not job.future.done():
+                    job.future.set_exception(refused)
             return
         for job in group:
             job.finish()
@@ -138,6 +139,8 @@ class _Job(Generic[T]):
 
         A database that cannot go on (disk full, connection lost) fails the whole group.
         """
+        if not self.future.set_running_or_notify_cancel():
+            return  # nobody waits for it any more
         try:
             with connection.begin_nested():
                 result = self.work(connection)
@@ -245,8 +248,8 @@ def _own(url: URL) -> IO[bytes] | None:
     return handle
 
 
-def _refused(url: URL, error: Exception) -> StoreError:
-    return StoreError(
+def _refused(url: URL, error: Exception) -> StoreWriteError:
+    return StoreWriteError(
         f"{shown(url)}: nothing was written: {_first_line(error)}. Make room or repair it; "
         "the next write tries again."
     )

@@ -22,6 +22,7 @@ CANDIDATES = 64  # rows looked at for the random order
 _HELD = (
     select(leases.c.item_id, leases.c.round)
     .where(leases.c.project_id == bindparam("project"), leases.c.user_id == bindparam("user"))
+    .order_by(leases.c.until_s.desc())
     .limit(1)
 )
 _SEEN = exists().where(

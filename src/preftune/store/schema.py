@@ -175,6 +175,7 @@ events = Table(
     Column("at", TIME, nullable=False),
     Column("hash", HASH, nullable=False),  # over the row and the hash before it
     UniqueConstraint("project_id", "user_id", "key"),
+    Index(None, "project_id", "type", "seq"),
 )
 
 snapshots = Table(

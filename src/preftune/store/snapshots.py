@@ -12,7 +12,8 @@ import msgspec
 from sqlalchemy import Connection, insert, select
 
 from preftune.comparisons.aggregate import Aggregated, pairs_from_judgments, rankings_from_judgments
-from preftune.comparisons.raters import dawid_skene
+from preftune.comparisons.rater_model import fit_raters
+from preftune.comparisons.vote_table import vote_table
 from preftune.errors import DataError, StoreError
 from preftune.files import write_atomic
 from preftune.records import encode
@@ -111,8 +112,8 @@ def freeze(
         database: the store.
         project_id: where.
         name: what people call it.
-        policy: `probability` of a pair from the smoothed share of votes, or from the raters'
-            accuracies after Dawid & Skene.
+        policy: `probability` of a pair from the smoothed share of votes, or from a model of the
+            raters' skills and side biases.
         by: who froze it.
 
     Raises:
@@ -161,22 +162,6 @@ def dataset_rows(
         counts["identical"] += len(found.identical)
         counts["ranked"] += len(lists)
     return [encode(record) for record in records], counts
-
-
-def rater_accuracies(said: Sequence[Judgment]) -> dict[str, float]:
-    """Return how often each rater is right, as far as their votes tell (Dawid & Skene).
-
-    Raises:
-        DataError: too few votes, or most raters no better than chance.
-    """
-    votes = []
-    for judgment in said:
-        if judgment.kind in {"binary", "scale"} and judgment.grade != 4:
-            first = judgment.choice == 0 if judgment.kind == "binary" else (judgment.grade or 4) < 4
-            swapped = judgment.comparison_id.endswith("~swapped")
-            unit = judgment.comparison_id.removesuffix("~swapped")
-            votes.append((unit, judgment.rater.id, int(first != swapped)))
-    return {str(rater): value for rater, value in dawid_skene(votes).accuracies.items()}
 
 
 def snapshots_of(db: Connection, project_id: str) -> list[Snapshot]:
@@ -240,8 +225,10 @@ def _pairs(
     dimension: str,
     policy: Policy,
 ) -> Aggregated:
-    accuracies = rater_accuracies(said) if policy == "raters" else None
-    return pairs_from_judgments(comparisons, said, dimension=dimension, accuracies=accuracies)
+    model = None
+    if policy == "raters":
+        model = fit_raters(vote_table(said, comparisons, dimension=dimension))
+    return pairs_from_judgments(comparisons, said, dimension=dimension, model=model)
 
 
 def _in_orders_shown(rows: Sequence[Any], content: Content) -> Iterator[Comparison]:

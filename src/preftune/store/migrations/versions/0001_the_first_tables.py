@@ -227,6 +227,9 @@ def _events() -> None:
     )
     with op.batch_alter_table("events", schema=None) as batch_op:
         batch_op.create_index(op.f("ix_events_item_id"), ["item_id"], unique=False)
+        batch_op.create_index(
+            op.f("ix_events_project_id_type_seq"), ["project_id", "type", "seq"], unique=False
+        )
 
 
 def _snapshots() -> None:
