@@ -5,9 +5,11 @@ the answer of the first. An answer goes out after the commit, never before.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
@@ -25,10 +27,12 @@ from preftune.store import events, labels
 from preftune.store.database import Database
 from preftune.store.items import Verdict, item
 from preftune.store.projects import guideline, project
-from preftune.store.queue import Progress, next_task, progress, task_again
+from preftune.store.queue import Progress, counts, done_by, next_task, task_again
 
 router = APIRouter(prefix="/p/{project_id}/label", tags=["label"])
 T = TypeVar("T")
+LONG_S, FRESH_S = 0.005, 2.0
+_COUNTS: WeakKeyDictionary[Database, dict[str, tuple[tuple[int, int], float]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,9 +126,7 @@ async def next_(at: At) -> Work:
     task, where = await at.write(
         lambda db: (next_task(db, at.project_id, at.user_id), project(db, at.project_id))
     )
-    done, speed = await at.read(
-        lambda db: (progress(db, at.project_id, at.user_id), pace(db, at.project_id, at.user_id))
-    )
+    done, speed = await at.read(lambda db: (_progress(db, at), pace(db, at.project_id, at.user_id)))
     return Work(
         task=None if task is None else shown_task(task, where),
         progress=done,
@@ -210,6 +212,22 @@ async def current_guideline(at: At) -> ShownGuideline:
     """Return the guideline that holds now."""
     found = await at.read(lambda db: guideline(db, at.project_id))
     return ShownGuideline(version=found.version, text=found.text, tree=safe_markdown(found.text))
+
+
+def _progress(db: Connection, at: Desk) -> Progress:
+    """Return how far a rater and the project are.
+
+    The project's part is counted anew each time, unless that takes long: then it serves for a while.
+    """
+    kept = _COUNTS.setdefault(at.database, {})
+    counted, stale_s = kept.get(at.project_id, ((0, 0), 0.0))
+    began_s = time.monotonic()
+    if began_s > stale_s:
+        counted = counts(db, at.project_id)
+        took_s = time.monotonic() - began_s
+        kept[at.project_id] = (counted, began_s + (FRESH_S if took_s > LONG_S else 0.0))
+    mine = done_by(db, at.project_id, at.user_id)
+    return Progress(done_by_me=mine, done=counted[0], total=counted[1])
 
 
 def _again(db: Connection, at: Desk, item_id: str, round: int) -> Again:

@@ -130,10 +130,20 @@ def task_again(db: Connection, project_id: str, user_id: str, item_id: str, roun
 
 def progress(db: Connection, project_id: str, user_id: str) -> Progress:
     """Return how far a rater and the project are."""
-    done_by_me = db.scalar(_DONE_BY_ME, {"project": project_id, "user": user_id}) or 0
+    done, total = counts(db, project_id)
+    return Progress(done_by_me=done_by(db, project_id, user_id), done=done, total=total)
+
+
+def done_by(db: Connection, project_id: str, user_id: str) -> int:
+    """Return how many items a rater has judged."""
+    return db.scalar(_DONE_BY_ME, {"project": project_id, "user": user_id}) or 0
+
+
+def counts(db: Connection, project_id: str) -> tuple[int, int]:
+    """Return how many items of a project are done, and how many there are; reads all of them."""
     states = {row.state: row.items for row in db.execute(_STATES, {"project": project_id})}
     done = states.get("done", 0) + states.get("settled", 0)
-    return Progress(done_by_me=done_by_me, done=done, total=done + states.get("open", 0))
+    return done, done + states.get("open", 0)
 
 
 def _task(db: Connection, where: Project, user_id: str, it: Item, round: int) -> Task:
