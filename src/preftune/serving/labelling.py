@@ -217,7 +217,7 @@ async def current_guideline(at: At) -> ShownGuideline:
 def _progress(db: Connection, at: Desk) -> Progress:
     """Return how far a rater and the project are.
 
-    The project's part is counted anew each time, unless that takes long: then it serves for a while.
+    The project's part is counted anew each time, unless that takes long: then it serves a while.
     """
     kept = _COUNTS.setdefault(at.database, {})
     counted, stale_s = kept.get(at.project_id, ((0, 0), 0.0))
