@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from preftune.evaluation.audit_page import AuditRequest
 
 WITH_MODEL = "With --model: "
+Judgments = Annotated[
+    Path | None, typer.Option(help="The votes behind the pairs, in a file of their own.")
+]
+Comparisons = Annotated[
+    Path | None, typer.Option(help="What was judged, where it is in a file of its own.")
+]
+Against = Annotated[
+    list[Path] | None,
+    typer.Option(help="A held-out file that must share nothing with it; may be given again."),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(help="Rebuild the dataset without this rater; may be given again."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,20 +38,10 @@ def audit(
     data: Annotated[Path, typer.Argument(help="Pairs, ranked lists, or comparisons with votes.")],
     out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.json, card.md, plots.")],
     *,
-    judgments: Annotated[
-        Path | None, typer.Option(help="The votes behind the pairs, in a file of their own.")
-    ] = None,
-    comparisons: Annotated[
-        Path | None, typer.Option(help="What was judged, where it is in a file of its own.")
-    ] = None,
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(help="A held-out file that must share nothing with it; may be given again."),
-    ] = None,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(help="Rebuild the dataset without this rater; may be given again."),
-    ] = None,
+    judgments: Judgments = None,
+    comparisons: Comparisons = None,
+    against: Against = None,
+    without: Without = None,
     format: Annotated[str | None, typer.Option(help="Format of DATA; detected otherwise.")] = None,
     model: Annotated[
         str | None, typer.Option(help="SFT model folder: find wrong labels and off-policy pairs.")
@@ -73,9 +77,15 @@ def audit(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
     }
-    given = {"judgments": judgments, "comparisons": comparisons, "format": format}
-    several = {"against": tuple(against or ()), "without": tuple(without or ())}
-    request = AuditRequest(data=data, out=out, **given, **several)  # type: ignore[arg-type]  # each checked by typer
+    request = AuditRequest(
+        data=data,
+        out=out,
+        judgments=judgments,
+        comparisons=comparisons,
+        against=tuple(against or ()),
+        format=format,
+        without=tuple(without or ()),
+    )
     models = _model_settings(model, {k: v for k, v in flags.items() if v is not None})
     found = run_audit(request, models=models, train=_train_reward if models else None)
     _show(request, found)
