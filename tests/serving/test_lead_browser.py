@@ -166,6 +166,7 @@ def test_a_rater_is_excluded_and_let_back(lead: Callable[..., Page]) -> None:
     expect(page.get_by_role("heading", name="Without this rater")).to_be_visible()
     page.get_by_role("button", name="Exclude").press("Enter")
     expect(page.locator("h1 .tag")).to_have_text("excluded")
+    page.wait_for_load_state("load")  # its scripts have run
     page.get_by_role("button", name="Let back").press("Enter")
     expect(page.locator("h1 .tag")).to_have_count(0)
 

@@ -105,6 +105,7 @@ def test_what_a_token_leaves_behind_in_a_llama_by_hand(settings: DirectSettings)
     end = 4 * (2 * 128 + 1)
     rotary, token_id = 4 * 2 * 32, 8
     assert size.saved == pytest.approx(3 * layer + end + rotary + token_id, rel=0.02)
+    assert size.saved_square == pytest.approx(3 * 4 * 4)  # the attention's weights, fp32, 4 heads
     assert dtype == torch.float32
     assert size.trained == size.parameters
 

@@ -4,7 +4,7 @@ The model is built on torch's meta device, where tensors have shapes and no cont
 there shows what each token leaves behind for the backward, whatever the architecture.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ from torch import Tensor
 from preftune.engine.core import packed_hidden, padded_hidden
 from preftune.engine.head import CHUNK_ELEMENTS
 from preftune.engine.layout import packed, padded
+from preftune.engine.segments import LONGEST_ROW
 from preftune.models.tokens import TokenSequence
 
 FP32, BF16 = 4, 2  # bytes
 LIBRARIES = 450 << 20  # bytes of Python, torch and transformers, measured
 MOMENTS = 2  # fp32 numbers that AdamW keeps per trained weight
 HOLES, HOLES_OF_ADAPTER = 0.3, 1.0  # bytes malloc cannot use again, per byte of activations
-SHORT, LONG = 64, 128  # tokens of the two forwards whose difference is counted
+LENGTHS = (64, 128, 256)  # tokens of the forwards whose differences are counted
 LARGEST_MICRO = 1 << 14  # tokens; beyond it nothing gets faster
 USABLE = 0.8  # share of the available memory that a plan may fill
 
@@ -36,6 +37,7 @@ class Size:
     layers: int
     width: int
     saved: int  # bytes that all layers keep per token for the backward
+    saved_square: float = 0.0  # the same per token and token of its row: weights of the attention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +91,7 @@ class Workload:
         tokens = self.micro_tokens(micro_tokens)
         gradients, table = FP32 * self.size.trained, FP32 * self.size.table
         before = gradients if tokens < self.step_tokens else 0
-        kept, layer = self._kept(tokens), tokens * self.size.saved // self.size.layers
+        kept, layer = self._kept(tokens), tokens * self._saved() // self.size.layers
         moments = (
             {"gradients": before, "activations": kept, "head": self._head(tokens)},
             {"gradients": before + table, "activations": kept, "working": layer},
@@ -117,9 +119,14 @@ class Workload:
     def _kept(self, tokens: int) -> int:
         """Return the bytes kept for the backward: of all layers, or only between them."""
         if not self.recompute:
-            return tokens * self.size.saved
+            return tokens * self._saved()
         between = self.size.layers * self.size.width * self.dtype.itemsize
-        return tokens * (between + self.size.saved // self.size.layers)
+        return tokens * (between + self._saved() // self.size.layers)
+
+    def _saved(self) -> int:
+        """Return the bytes that all layers keep per token; longer rows keep no weights."""
+        row = min(self.longest_row, LONGEST_ROW)
+        return self.size.saved + round(row * self.size.saved_square)
 
     def _head(self, tokens: int) -> int:
         """Return the bytes of the logits, and of the copy that their sum of exponentials takes."""
@@ -139,7 +146,7 @@ def size_of(model: Any, body: Any, *, vocabulary: int) -> Size:
         vocabulary: tokens the output layer tells apart; 0 for a reward model.
     """
     table = body.get_input_embeddings().weight
-    short, long = (_saved_bytes(model, body, tokens) for tokens in (SHORT, LONG))
+    saved, square = _growth([_saved_bytes(model, body, tokens) for tokens in LENGTHS])
     return Size(
         parameters=sum(p.numel() for p in model.parameters()),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -147,8 +154,18 @@ def size_of(model: Any, body: Any, *, vocabulary: int) -> Size:
         vocabulary=vocabulary,
         layers=int(body.config.get_text_config().num_hidden_layers),
         width=int(table.shape[1]),
-        saved=(long - short) // (LONG - SHORT),
+        saved=round(saved),
+        saved_square=square,
     )
+
+
+def _growth(sizes: Sequence[int]) -> tuple[float, float]:
+    """Return the bytes per token, and per token and token of its row, from three row lengths."""
+    short, middle, long = LENGTHS
+    first = (sizes[1] - sizes[0]) / (middle - short)
+    second = (sizes[2] - sizes[1]) / (long - middle)
+    square = (second - first) / (long - short)
+    return first - (short + middle) * square, square
 
 
 def fitting_micro_tokens(
