@@ -193,7 +193,7 @@ def _engines(url: URL) -> tuple[Engine, Engine]:
     if url.get_backend_name() == "sqlite":
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
         writing = create_engine(url, pool_size=1, max_overflow=0, hide_parameters=True)
-        reading = create_engine(url, pool_size=8, max_overflow=32, hide_parameters=True)
+        reading = create_engine(url, pool_size=40, max_overflow=0, hide_parameters=True)
         event.listen(writing, "connect", _write_pragmas)
         event.listen(writing, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
         event.listen(reading, "connect", _read_pragmas)
@@ -202,7 +202,7 @@ def _engines(url: URL) -> tuple[Engine, Engine]:
     try:
         shared: dict[str, Any] = {"pool_pre_ping": True, "hide_parameters": True}
         writing = create_engine(url, pool_size=1, max_overflow=0, **shared)
-        reading = create_engine(url, pool_size=8, max_overflow=32, **shared)
+        reading = create_engine(url, pool_size=40, max_overflow=0, **shared)
     except ImportError as error:
         raise MissingExtraError("psycopg", "postgres") from error
     return writing, reading.execution_options(
