@@ -31,7 +31,7 @@ from preftune.store.queue import Progress, counts, done_by, next_task, task_agai
 
 router = APIRouter(prefix="/p/{project_id}/label", tags=["label"])
 T = TypeVar("T")
-LONG_S, FRESH_S = 0.001, 2.0
+LONG_S, FRESH_S = 0.005, 2.0
 _COUNTS: WeakKeyDictionary[Database, dict[str, tuple[tuple[int, int], float]]] = WeakKeyDictionary()
 
 
