@@ -38,7 +38,7 @@ class Database:
         Args:
             url: a SQLAlchemy URL (`postgresql://…`), or the path of a SQLite file.
             files: folder of what is kept beside the database, such as datasets; by default
-                `preftune-files` in the working folder, or beside a SQLite file.
+                beside a SQLite file, else under `$XDG_DATA_HOME/preftune` (`~/.local/share`).
 
         Raises:
             StoreError: the URL is wrong, another process owns the file, or it cannot be opened.
@@ -185,7 +185,8 @@ def shown(url: URL) -> str:
 def _files(url: URL) -> Path:
     if url.get_backend_name() == "sqlite":
         return Path(f"{url.database}.files")
-    return Path("preftune-files")
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "preftune" / f"{url.host or 'local'}-{url.database}"
 
 
 def _engines(url: URL) -> tuple[Engine, Engine]:
