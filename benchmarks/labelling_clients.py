@@ -43,16 +43,13 @@ class Rater:
 
     async def work(self, enough: Callable[[], bool]) -> None:
         """Judge until there is enough, or nothing left."""
-        while not enough():
-            found = await self.ask("GET", "next")
-            task = found["task"]
-            if task is None:
-                return
-            await self.judge(task)
+        task = (await self.ask("GET", "next"))["task"]
+        while task is not None and not enough():
+            task = await self.judge(task)
         self.close()
 
-    async def judge(self, task: dict[str, Any]) -> None:
-        """Send one verdict, under one key, until it is acknowledged."""
+    async def judge(self, task: dict[str, Any]) -> dict[str, Any] | None:
+        """Send one verdict, under one key, until it is acknowledged; return the next item."""
         key, grade = secrets.token_hex(16), 1 + len(self.acknowledged) % GRADES
         said = {
             "item_id": task["item_id"],
@@ -60,7 +57,7 @@ class Rater:
             "verdicts": {"overall": {"kind": "scale", "grade": grade}},
         }
         began = time.monotonic()
-        await self.ask("POST", "vote", said, key)
+        answer = await self.ask("POST", "vote", said, key)
         self.acknowledged.append(
             Acknowledged(
                 key=key,
@@ -70,6 +67,8 @@ class Rater:
                 seconds=time.monotonic() - began,
             )
         )
+        after: dict[str, Any] | None = answer["next"]["task"]
+        return after
 
     async def ask(self, method: str, what: str, body: Any = None, key: str = "") -> Any:
         """Return the answer to a request; sent again, under its key, until there is one."""

@@ -2,8 +2,8 @@
 
 python -m benchmarks.labelling_load --clients 50 --seconds 30
 
-Server and raters share this machine. Each comparison is one item fetched and one verdict that the
-server has on disk before it answers; login, authorisation and the chained log are on. With
+Server and raters share this machine. Each comparison is one verdict that the server has
+on disk before it answers with the next item; login, authorisation and the chained log are on. With
 `--store postgresql://…` the same on a server of yours.
 """
 

@@ -15,8 +15,7 @@ from tests.serving.conftest import LABEL, WORDS, Cast, Server, free_port, make_c
 from preftune.datasets.write import write_records
 from preftune.serving.offer import offer
 from preftune.store.database import Database
-from preftune.store.projects import ProjectSettings, project, project_named
-from preftune.store.queue import progress
+from preftune.store.projects import ProjectSettings, progress, project, project_named
 from preftune.types import Comparison, Response, assistant, make_prompt, user
 
 
@@ -83,8 +82,19 @@ def test_the_first_start_prints_a_link_and_the_next_one_does_not(
     first.send_signal(signal.SIGTERM)
     assert first.communicate(timeout=30)[0] == "stopped; every label is on disk\n"
     assert first.returncode == 0
-    second = started("--store", store, "--port", port, *about)
-    assert first_lines(second, 2) == ["Care desk: 0 new of 3 comparisons", where]
+    forgot = ("--reset-link", "ada@example.org")
+    second = started("--store", store, "--port", port, *about, *forgot)
+    again, there, _, link = first_lines(second, 4)
+    assert [again, there] == ["Care desk: 0 new of 3 comparisons", where]
+    new_url, _, token = link.partition("/reset#")
+    assert new_url == url
+    with httpx2.Client(base_url=url, trust_env=False) as client:
+        page = client.get("/reset", headers={"Accept": "text/html"}).text
+        found = re.search('name="csrf-token" content="([0-9a-f]{64})"', page)
+        assert found is not None
+        headers = {"Origin": url, "X-CSRF-Token": found[1]}
+        body = {"token": token, "new": "trombone lantern pickle"}
+        assert client.post("/api/reset", json=body, headers=headers).status_code == 200
     assert httpx2.get(f"{url}/setup", trust_env=False).headers["location"] == "/login"
     second.send_signal(signal.SIGINT)
     assert "setup" not in second.communicate(timeout=30)[0]
@@ -117,6 +127,15 @@ def test_a_second_server_on_the_same_store_says_who_has_it(
         ran = run_cli("label", "--store", tmp_path / "labels.db", "--port", 0)
     assert ran.code == 2
     assert "has it open" in ran.err
+
+
+def test_a_link_for_an_address_without_account_is_refused(
+    run_cli: Callable[..., Ran], tmp_path: Path
+) -> None:
+    store = tmp_path / "labels.db"
+    ran = run_cli("label", "--store", store, "--port", 0, "--reset-link", "x@example.org")
+    assert (ran.code, ran.out) == (2, "")
+    assert "x@example.org: is not there" in ran.err
 
 
 def test_a_port_that_is_taken_is_named(run_cli: Callable[..., Ran], tmp_path: Path) -> None:

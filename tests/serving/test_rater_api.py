@@ -99,7 +99,7 @@ def test_a_vote_is_in_the_store_as_it_was_meant(place: App) -> None:
     task = rater.task()
     good_first = task["responses"][0]["turns"][0]["text"].startswith("a fine")
     told = rater.say(task, 2 if good_first else 6, why={"overall": "[clear] it is"}, seconds=4.5)
-    assert told.json() == {"again": False, "feedback": []}
+    assert told.json() == {"again": False, "feedback": [], "next": rater.get("next")}
     said = stands(place)
     assert said == {"c0": [(place.cast.ids["rater"], {"kind": "scale", "grade": 2})]}
     assert rater.task() is None
@@ -301,7 +301,8 @@ def test_gold_among_the_others_cannot_be_told(place: App) -> None:
     while (task := rater.task()) is not None:
         assert not task["is_calibration"]
         shapes.add(tuple(sorted(task)))
-        assert rater.say(task).json() == {"again": False, "feedback": []}
+        saved = rater.say(task).json()
+        assert (saved["again"], saved["feedback"]) == (False, [])
     assert len(shapes) == 1
 
 

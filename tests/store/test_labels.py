@@ -10,8 +10,8 @@ from preftune.errors import DataError, StoreError
 from preftune.store import events
 from preftune.store.items import as_imported, check_verdict, order_shown
 from preftune.store.labels import Vote, disagreement, flag, revise, settle, skip, undo, vote
-from preftune.store.projects import MemberState, change_state, publish_guideline
-from preftune.store.queue import progress, task_again
+from preftune.store.projects import MemberState, change_state, progress, publish_guideline
+from preftune.store.queue import task_again
 
 
 def test_a_vote_is_kept_with_what_it_needs_to_be_traced(world: World) -> None:

@@ -121,6 +121,14 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+class _ToStandardError(logging.Handler):
+    """Writes to what standard error is now; a handler of the library keeps what it was."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        sys.stderr.write(f"{self.format(record)}\n")
+
+
 def _listen(settings: ServerSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -135,6 +143,6 @@ def _listen(settings: ServerSettings) -> socket.socket:
 def _log_to(path: Path | None) -> None:
     """Write access lines and errors to standard error, or access lines to a file."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    access_log.handlers = [logging.FileHandler(path) if path else logging.StreamHandler()]
+    access_log.handlers = [logging.FileHandler(path) if path else _ToStandardError()]
     access_log.propagate = False
     access_log.setLevel(logging.INFO)

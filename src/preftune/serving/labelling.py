@@ -1,23 +1,25 @@
 """The rater's page and what it asks the server for.
 
 Every request that writes carries a key of the page's own: sent again, it changes nothing and gets
-the answer of the first. An answer goes out after the commit, never before.
+the answer of the first. An answer goes out after the commit, never before. What a rater sends is
+written, authorised and answered with their next item in one transaction.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from preftune.errors import StoreError
-from preftune.serving.auth import InProject, Store
+from preftune.serving.auth import InProject, Store, enter, member_of
 from preftune.serving.rater_history import Earlier, Pace, history, pace, verdicts_of
 from preftune.serving.rater_said import Flagged, Said, Skipped, Undo, vote_of
 from preftune.serving.rater_view import Rendered, ShownTask, rendered, shown_task
@@ -26,13 +28,30 @@ from preftune.serving.web import IdempotencyKey, page
 from preftune.store import events, labels
 from preftune.store.database import Database
 from preftune.store.items import Verdict, item
-from preftune.store.projects import guideline, project
-from preftune.store.queue import Progress, counts, done_by, next_task, task_again
+from preftune.store.projects import Progress, guideline, project
+from preftune.store.queue import task_again, work_for
 
-router = APIRouter(prefix="/p/{project_id}/label", tags=["label"])
 T = TypeVar("T")
-LONG_S, FRESH_S = 0.005, 2.0
-_COUNTS: WeakKeyDictionary[Database, dict[str, tuple[tuple[int, int], float]]] = WeakKeyDictionary()
+
+
+class MembersOnly(APIRoute):
+    """Tells nobody but members what is wrong with a request: they are asked for first."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request to the route."""
+        handle = super().get_route_handler()
+
+        async def members_only(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError:
+                await run_in_threadpool(member_of, request, request.path_params["project_id"])
+                raise
+
+        return members_only
+
+
+router = APIRouter(prefix="/p/{project_id}/label", tags=["label"], route_class=MembersOnly)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,10 +84,18 @@ class Feedback:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
-    """The request is on disk."""
+    """The request is on disk, and what is before the rater now."""
 
-    again: bool = False  # it had come before
+    again: bool  # it had come before
+    next: Work
     feedback: tuple[Feedback, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revised:
+    """Other verdicts are on disk."""
+
+    again: bool  # they were before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,86 +109,93 @@ class ShownGuideline:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Desk:
-    """Where a rater sits: the store, the project, and who they are."""
+    """Where a rater sits: the store and the project. Who it is, each transaction finds out."""
 
+    request: Request
     database: Database
     project_id: str
-    user_id: str
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """Return the result of a write once it is committed.
+    async def write(self, work: Callable[[Connection, str], T]) -> T:
+        """Return the result of a write, given who asks, once it is committed.
 
         A client that goes away in between takes nothing back.
-        """
-        return await asyncio.shield(asyncio.wrap_future(self.database.submit(work)))
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Return the result of a read, made in another thread."""
+        Raises:
+            HTTPException: 401, or 404 for anybody but a member; then nothing is written.
+        """
+        done = self.database.submit(lambda db: work(db, self._enter(db)))
+        return await asyncio.shield(asyncio.wrap_future(done))
+
+    async def read(self, work: Callable[[Connection, str], T]) -> T:
+        """Return the result of a read, made in another thread.
+
+        Raises:
+            HTTPException: 401, or 404 for anybody but a member.
+        """
 
         def run() -> T:
             with self.database.read() as db:
-                return work(db)
+                return work(db, self._enter(db))
 
         return await run_in_threadpool(run)
 
+    def _enter(self, db: Connection) -> str:
+        return enter(self.request, db, self.project_id).person.id
 
-def desk(database: Store, member: InProject) -> Desk:
-    """Return the place of whoever asks; anybody but a member gets 404."""
-    return Desk(database=database, project_id=member.project_id, user_id=member.person.id)
+
+async def desk(request: Request, database: Store, project_id: str) -> Desk:
+    """Return the place of whoever asks."""
+    return Desk(request=request, database=database, project_id=project_id)
 
 
 At = Annotated[Desk, Depends(desk)]
 
 
 @router.get("", response_class=HTMLResponse, include_in_schema=False)
-async def show_page(request: Request, at: At) -> Response:
+def show_page(request: Request, member: InProject, store: Store) -> Response:
     """Return the page; all it shows comes from the routes below."""
-    where = await at.read(lambda db: project(db, at.project_id))
-    return page(request, "rater.html.jinja", project=where, user_id=at.user_id)
+    with store.read() as db:
+        where = project(db, member.project_id)
+    return page(request, "rater.html.jinja", project=where, user_id=member.person.id)
 
 
-@router.get("/next")
-async def next_(at: At) -> Work:
+@router.get("/next", response_model=Work)
+async def next_(at: At) -> Response:
     """Return the item before this rater; one that they have not answered comes again."""
-    task, where = await at.write(
-        lambda db: (next_task(db, at.project_id, at.user_id), project(db, at.project_id))
-    )
-    done, speed = await at.read(lambda db: (_progress(db, at), pace(db, at.project_id, at.user_id)))
-    return Work(
-        task=None if task is None else shown_task(task, where),
-        progress=done,
-        pace=speed,
-        break_minutes=where.settings.break_minutes,
-    )
+    return _json(await at.write(lambda db, me: _work(db, at, me)))
 
 
 @router.get("/item/{item_id}/{round}")
 async def again(at: At, item_id: str, round: int) -> Again:
     """Return an item that was shown to this rater, and what they said of it."""
-    return await at.read(lambda db: _again(db, at, item_id, round))
+    return await at.read(lambda db, me: _again(db, at, me, item_id, round))
 
 
 @router.get("/markdown/{item_id}/{round}")
 async def markdown(at: At, item_id: str, round: int) -> Rendered:
     """Return the texts of an item that was shown to this rater, as Markdown."""
-    return await at.read(
-        lambda db: rendered(task_again(db, at.project_id, at.user_id, item_id, round))
-    )
+    return await at.read(lambda db, me: rendered(task_again(db, at.project_id, me, item_id, round)))
 
 
-@router.post("/vote")
-async def vote(at: At, said: Said, key: IdempotencyKey) -> Saved:
-    """Record verdicts on an item."""
-    return await at.write(lambda db: _save(db, at, vote_of(said, key), labels.vote))
+@router.post("/vote", response_model=Saved)
+async def vote(at: At, said: Said, key: IdempotencyKey) -> Response:
+    """Record verdicts on an item, and return the next."""
+
+    def work(db: Connection, me: str) -> Saved:
+        answer = labels.vote(db, at.project_id, me, vote_of(said, key))
+        feedback = _feedback(db, at, said.item_id, answer)
+        return Saved(again=answer.again, feedback=feedback, next=_work(db, at, me))
+
+    return _json(await at.write(work))
 
 
 @router.post("/revise")
-async def revise(at: At, said: Said, key: IdempotencyKey) -> Saved:
+async def revise(at: At, said: Said, key: IdempotencyKey) -> Revised:
     """Replace one's own verdicts on an item."""
 
-    def work(db: Connection) -> Saved:
+    def work(db: Connection, me: str) -> Revised:
         _refuse_calibration(db, at, said.item_id)
-        return _save(db, at, vote_of(said, key), labels.revise)
+        return Revised(again=labels.revise(db, at.project_id, me, vote_of(said, key)).again)
 
     return await at.write(work)
 
@@ -170,83 +204,73 @@ async def revise(at: At, said: Said, key: IdempotencyKey) -> Saved:
 async def undo(at: At, _asked: Undo, key: IdempotencyKey) -> Again:
     """Take back the last verdict, and return its item, which is before the rater again."""
 
-    def work(db: Connection) -> Again:
-        item_id = labels.undo(db, at.project_id, at.user_id, key)
+    def work(db: Connection, me: str) -> Again:
+        item_id = labels.undo(db, at.project_id, me, key)
         _refuse_calibration(db, at, item_id)
-        event = events.find(db, at.project_id, at.user_id, key)
-        return _again(db, at, item_id, event.data.get("round", 0) if event else 0)
+        event = events.find(db, at.project_id, me, key)
+        return _again(db, at, me, item_id, event.data.get("round", 0) if event else 0)
 
     return await at.write(work)
 
 
-@router.post("/skip")
-async def skip(at: At, asked: Skipped, key: IdempotencyKey) -> Saved:
-    """Leave an item to others."""
+@router.post("/skip", response_model=Saved)
+async def skip(at: At, asked: Skipped, key: IdempotencyKey) -> Response:
+    """Leave an item to others, and return the next."""
 
-    def work(db: Connection) -> Saved:
-        labels.skip(db, at.project_id, at.user_id, item_id=asked.item_id, key=key)
-        return Saved()
+    def work(db: Connection, me: str) -> Saved:
+        came = labels.skip(db, at.project_id, me, item_id=asked.item_id, key=key)
+        return Saved(again=came, next=_work(db, at, me))
 
-    return await at.write(work)
+    return _json(await at.write(work))
 
 
-@router.post("/flag")
-async def flag(at: At, asked: Flagged, key: IdempotencyKey) -> Saved:
-    """Tell the lead what is wrong with an item, and leave it to others."""
+@router.post("/flag", response_model=Saved)
+async def flag(at: At, asked: Flagged, key: IdempotencyKey) -> Response:
+    """Tell the lead what is wrong with an item, leave it to others, and return the next."""
 
-    def work(db: Connection) -> Saved:
-        labels.flag(db, at.project_id, at.user_id, item_id=asked.item_id, key=key, why=asked.why)
-        return Saved()
+    def work(db: Connection, me: str) -> Saved:
+        came = labels.flag(db, at.project_id, me, item_id=asked.item_id, key=key, why=asked.why)
+        return Saved(again=came, next=_work(db, at, me))
 
-    return await at.write(work)
+    return _json(await at.write(work))
 
 
 @router.get("/history")
 async def earlier(at: At) -> list[Earlier]:
     """Return one's own last fifty verdicts, newest first."""
-    return await at.read(lambda db: history(db, at.project_id, at.user_id))
+    return await at.read(lambda db, me: history(db, at.project_id, me))
 
 
 @router.get("/guideline")
 async def current_guideline(at: At) -> ShownGuideline:
     """Return the guideline that holds now."""
-    found = await at.read(lambda db: guideline(db, at.project_id))
+    found = await at.read(lambda db, _: guideline(db, at.project_id))
     return ShownGuideline(version=found.version, text=found.text, tree=safe_markdown(found.text))
 
 
-def _progress(db: Connection, at: Desk) -> Progress:
-    """Return how far a rater and the project are.
-
-    The project's part is counted anew each time, unless that takes long: then it serves a while.
-    """
-    kept = _COUNTS.setdefault(at.database, {})
-    counted, stale_s = kept.get(at.project_id, ((0, 0), 0.0))
-    began_s = time.monotonic()
-    if began_s > stale_s:
-        counted = counts(db, at.project_id)
-        took_s = time.monotonic() - began_s
-        kept[at.project_id] = (counted, began_s + (FRESH_S if took_s > LONG_S else 0.0))
-    mine = done_by(db, at.project_id, at.user_id)
-    return Progress(done_by_me=mine, done=counted[0], total=counted[1])
-
-
-def _again(db: Connection, at: Desk, item_id: str, round: int) -> Again:
-    task = task_again(db, at.project_id, at.user_id, item_id, round)
-    return Again(
-        task=shown_task(task, project(db, at.project_id)),
-        said=verdicts_of(db, at.project_id, at.user_id, item_id, round),
+def _work(db: Connection, at: Desk, user_id: str) -> Work:
+    task, place = work_for(db, at.project_id, user_id)
+    return Work(
+        task=None if task is None else shown_task(task, place.project),
+        progress=place.progress,
+        pace=pace(db, at.project_id, user_id),
+        break_minutes=place.project.settings.break_minutes,
     )
 
 
-def _save(
-    db: Connection,
-    at: Desk,
-    said: labels.Vote,
-    how: Callable[[Connection, str, str, labels.Vote], labels.Answer],
-) -> Saved:
-    answer = how(db, at.project_id, at.user_id, said)
-    gold = item(db, at.project_id, said.item_id).gold if answer.expected else {}
-    feedback = (
+def _again(db: Connection, at: Desk, user_id: str, item_id: str, round: int) -> Again:
+    task = task_again(db, at.project_id, user_id, item_id, round)
+    return Again(
+        task=shown_task(task, project(db, at.project_id)),
+        said=verdicts_of(db, at.project_id, user_id, item_id, round),
+    )
+
+
+def _feedback(
+    db: Connection, at: Desk, item_id: str, answer: labels.Answer
+) -> tuple[Feedback, ...]:
+    gold = item(db, at.project_id, item_id).gold if answer.expected else {}
+    return tuple(
         Feedback(
             dimension=dimension,
             right=answer.right[dimension],
@@ -255,7 +279,11 @@ def _save(
         )
         for dimension, expected in answer.expected.items()
     )
-    return Saved(again=answer.again, feedback=tuple(feedback))
+
+
+def _json(value: object) -> Response:
+    """Return an answer as it is, without the framework's own look at every field of it."""
+    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 def _refuse_calibration(db: Connection, at: Desk, item_id: str) -> None:

@@ -11,11 +11,10 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
-from http.cookies import CookieError, SimpleCookie
 
 import msgspec
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.datastructures import Headers
+from starlette.requests import Request, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from preftune.serving.problems import problem
@@ -74,13 +73,7 @@ def csrf_token(token: str) -> str:
 
 def session_token(scope: Scope, settings: ServerSettings) -> str:
     """Return the token in the session cookie, empty without one."""
-    cookie = SimpleCookie()
-    try:
-        cookie.load(Headers(scope=scope).get("cookie", ""))
-    except CookieError:
-        return ""
-    found = cookie.get(cookie_name(settings))
-    return found.value if found else ""
+    return cookie_parser(Headers(scope=scope).get("cookie", "")).get(cookie_name(settings), "")
 
 
 class Guard:
@@ -128,7 +121,9 @@ class Shield:
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self.app = app
-        self.headers = {**HEADERS, "Strict-Transport-Security": HSTS} if settings.tls else HEADERS
+        headers = {**HEADERS, "Strict-Transport-Security": HSTS} if settings.tls else HEADERS
+        self.headers = [(name.lower().encode(), text.encode()) for name, text in headers.items()]
+        self.names = {name for name, _ in self.headers}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, whatever happens inside."""
@@ -144,10 +139,11 @@ class Shield:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers.update(self.headers)
-                headers["X-Request-Id"] = state["request_id"]
-                headers.setdefault("Cache-Control", "no-store")
+                given = [(k, v) for k, v in message["headers"] if k not in self.names]
+                if all(name != b"cache-control" for name, _ in given):
+                    given.append((b"cache-control", b"no-store"))
+                given.append((b"x-request-id", state["request_id"].encode()))
+                message["headers"] = given + self.headers
             await send(message)
 
         try:

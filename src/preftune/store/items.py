@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from preftune.errors import DataError, StoreError
 from preftune.store import events
-from preftune.store.projects import Kind, project
+from preftune.store.prepared import Prepared
+from preftune.store.projects import Kind, count_items, project, recount_items
 from preftune.store.schema import items
 from preftune.types import Comparison, Prompt, Response, content_id
 
@@ -20,8 +21,8 @@ Verdict = dict[str, Any]  # the fields of types.Judgment that hold the verdict, 
 FIELDS = {"binary": "choice", "scale": "grade", "ranking": "ranking", "rewrite": "rewrite"}
 
 
-_ITEM = select(items).where(
-    items.c.project_id == bindparam("project"), items.c.id == bindparam("item")
+_ITEM = Prepared(
+    select(items).where(items.c.project_id == bindparam("project"), items.c.id == bindparam("item"))
 )
 
 
@@ -111,6 +112,7 @@ def add_items(db: Connection, project_id: str, new: Sequence[NewItem], *, by: st
         )
     if rows:
         db.execute(insert(items), rows)
+        count_items(db, project_id, opened=sum(row["use"] == "label" for row in rows), ended=0)
         told = {"items": len(rows), "first": rows[0]["id"], "last": rows[-1]["id"]}
         events.append(db, project_id, type="imported", user_id=by, data=told)
     return len(rows)
@@ -122,7 +124,7 @@ def item(db: Connection, project_id: str, item_id: str) -> Item:
     Raises:
         StoreError: the project has no such item.
     """
-    row = db.execute(_ITEM, {"project": project_id, "item": item_id}).one_or_none()
+    row = _ITEM.first(db, project=project_id, item=item_id)
     if row is None:
         raise StoreError(f"item {item_id}: is not there.")
     return as_item(row)
@@ -141,6 +143,7 @@ def withdraw(db: Connection, project_id: str, item_ids: Iterable[str], *, by: st
     named = sorted(item_ids)
     stands = update(items).where(items.c.project_id == project_id, items.c.id.in_(named))
     db.execute(stands.values(state="withdrawn"))
+    recount_items(db, project_id)
     events.append(db, project_id, type="withdrawn", user_id=by, data={"items": named})
 
 

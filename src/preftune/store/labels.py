@@ -16,8 +16,18 @@ from sqlalchemy import Connection, and_, bindparam, insert, select, update
 from preftune.errors import DataError, StoreError
 from preftune.store import events
 from preftune.store.items import Item, Verdict, as_imported, check_verdict, item
-from preftune.store.leases import hold, let_go
-from preftune.store.projects import Project, guideline, member, project
+from preftune.store.leases import hold_again, let_go
+from preftune.store.prepared import Prepared
+from preftune.store.projects import (
+    ProjectSettings,
+    Workplace,
+    count_items,
+    count_judged,
+    guideline,
+    project,
+    recount_items,
+    workplace,
+)
 from preftune.store.schema import items, judgments
 from preftune.types import content_id
 
@@ -30,17 +40,19 @@ _MINE = and_(
     judgments.c.round == bindparam("nth"),
     judgments.c.settles.is_(False),
 )
-_STANDS = select(judgments.c.id).where(_MINE, judgments.c.live).limit(1)
+_STANDS = Prepared(select(judgments.c.id).where(_MINE, judgments.c.live).limit(1))
 _OVER = update(judgments).where(_MINE).values(live=False)
-_INSERT = insert(judgments)
-_SAID = (
+_INSERT = Prepared(
+    insert(judgments).values({c.key: bindparam(f"the_{c.key}") for c in judgments.c})
+)
+_SAID = Prepared(
     select(judgments.c.user_id, judgments.c.value, judgments.c.shown)
     .where(
         judgments.c.item_id == bindparam("item"), judgments.c.live, judgments.c.settles.is_(False)
     )
     .order_by(judgments.c.seq)
 )
-_COUNTED = (
+_COUNTED = Prepared(
     update(items)
     .where(items.c.id == bindparam("item"))
     .values(
@@ -78,22 +90,22 @@ def vote(db: Connection, project_id: str, user_id: str, said: Vote) -> Answer:
         StoreError: the rater may not work here, the item was never shown, or it was judged already.
         DataError: the verdicts do not answer what was asked.
     """
-    data = msgspec.to_builtins(said)
-    if (before := _before(db, project_id, user_id, said.key, data)) is not None:
-        return _answer(db, project_id, said, before, again=True)
-    place, it = _at_work(db, project_id, user_id), item(db, project_id, said.item_id)
-    _check(said, it, place)
-    shown = _shown(db, project_id, user_id, said.item_id, said.round)
-    if _live(db, user_id, said.item_id, said.round):
-        raise StoreError(
-            f"item {said.item_id}: you judged it already. Change that verdict instead."
-        )
-    told = {**data, "shown": list(shown), "guideline": guideline(db, project_id).version}
-    event = _append(db, project_id, "voted", user_id, said, told)
+    it = item(db, project_id, said.item_id)
+    before, shown = _before_and_shown(db, project_id, user_id, said)
+    if before is not None:
+        return _answer(it, said, before, again=True)
+    place = workplace(db, project_id, user_id)
+    _check(said, it, place.project.settings)
+    if shown is None:
+        raise StoreError(f"item {it.id}: was not shown to you. Fetch the next one.")
+    if _live(db, user_id, it.id, said.round):
+        raise StoreError(f"item {it.id}: you judged it already. Change that verdict instead.")
+    event = _append(db, place, "voted", user_id, said, shown)
     _insert(db, it, event, said, shown)
+    count_judged(db, project_id, user_id, 1)
     let_go(db, user_id, it.id)
     _refresh(db, it)
-    return _answer(db, project_id, said, event, again=False)
+    return _answer(it, said, event, again=False)
 
 
 def revise(db: Connection, project_id: str, user_id: str, said: Vote) -> Answer:
@@ -103,20 +115,19 @@ def revise(db: Connection, project_id: str, user_id: str, said: Vote) -> Answer:
         StoreError: there is nothing to replace, or the rater may not work here.
         DataError: as `vote`.
     """
-    data = msgspec.to_builtins(said)
-    if (before := _before(db, project_id, user_id, said.key, data)) is not None:
-        return _answer(db, project_id, said, before, again=True)
-    place, it = _at_work(db, project_id, user_id), item(db, project_id, said.item_id)
-    _check(said, it, place)
-    shown = _shown(db, project_id, user_id, said.item_id, said.round)
-    if not _live(db, user_id, said.item_id, said.round):
-        raise StoreError(f"item {said.item_id}: you have not judged it yet.")
-    told = {**data, "shown": list(shown), "guideline": guideline(db, project_id).version}
-    event = _append(db, project_id, "revised", user_id, said, told)
+    it = item(db, project_id, said.item_id)
+    before, shown = _before_and_shown(db, project_id, user_id, said)
+    if before is not None:
+        return _answer(it, said, before, again=True)
+    place = workplace(db, project_id, user_id)
+    _check(said, it, place.project.settings)
+    if shown is None or not _live(db, user_id, it.id, said.round):
+        raise StoreError(f"item {it.id}: you have not judged it yet.")
+    event = _append(db, place, "revised", user_id, said, shown)
     _retire(db, user_id, it.id, said.round)
     _insert(db, it, event, said, shown)
     _refresh(db, it)
-    return _answer(db, project_id, said, event, again=False)
+    return _answer(it, said, event, again=False)
 
 
 def undo(db: Connection, project_id: str, user_id: str, key: str) -> str:
@@ -127,7 +138,7 @@ def undo(db: Connection, project_id: str, user_id: str, key: str) -> str:
     """
     if (before := _before(db, project_id, user_id, key, {})) is not None:
         return str(before.item_id)
-    where = _at_work(db, project_id, user_id)
+    where = workplace(db, project_id, user_id).project
     query = (
         select(judgments.c.item_id, judgments.c.round, judgments.c.seq)
         .where(
@@ -147,22 +158,23 @@ def undo(db: Connection, project_id: str, user_id: str, key: str) -> str:
         db, project_id, type="undone", user_id=user_id, data=told, item_id=last.item_id, key=key
     )
     _retire(db, user_id, last.item_id, last.round)
-    hold(db, where, user_id, last.item_id, round=last.round, now_s=time.time())
+    count_judged(db, project_id, user_id, -1)
+    hold_again(db, where, user_id, last.item_id, round=last.round, now_s=time.time())
     _refresh(db, item(db, project_id, last.item_id))
     return str(last.item_id)
 
 
-def skip(db: Connection, project_id: str, user_id: str, *, item_id: str, key: str) -> None:
-    """Leave an item to others; it is not shown to this rater again."""
-    _note(db, project_id, user_id, "skipped", item_id=item_id, key=key, data={})
+def skip(db: Connection, project_id: str, user_id: str, *, item_id: str, key: str) -> bool:
+    """Leave an item to others; it is not shown to this rater again. Whether it had been left."""
+    return _note(db, project_id, user_id, "skipped", item_id=item_id, key=key, data={})
 
 
 def flag(
     db: Connection, project_id: str, user_id: str, *, item_id: str, key: str, why: str
-) -> None:
-    """Tell the lead that something is wrong with an item, and leave it to others."""
+) -> bool:
+    """Tell the lead that something is wrong with an item, and leave it, as `skip` does."""
     told = {"why": why[:LONGEST_WHY]}
-    _note(db, project_id, user_id, "flagged", item_id=item_id, key=key, data=told)
+    return _note(db, project_id, user_id, "flagged", item_id=item_id, key=key, data=told)
 
 
 def settle(
@@ -178,13 +190,16 @@ def settle(
     if (before := _before(db, project_id, user_id, said.key, data)) is not None:
         return Answer(seq=before.seq, again=True)
     it = item(db, project_id, said.item_id)
-    _check(said, it, project(db, project_id))
+    _check(said, it, project(db, project_id).settings)
     told = {**data, "shown": list(shown), "guideline": guideline(db, project_id).version}
-    event = _append(db, project_id, "settled", user_id, said, told)
+    event = events.append(
+        db, project_id, type="settled", user_id=user_id, data=told, item_id=it.id, key=said.key
+    )
     earlier = and_(judgments.c.item_id == it.id, judgments.c.settles)
     db.execute(update(judgments).where(earlier).values(live=False))
     _insert(db, it, event, said, shown, settles=True)
     db.execute(update(items).where(items.c.id == it.id).values(state="settled"))
+    recount_items(db, project_id)
     return Answer(seq=event.seq, again=False)
 
 
@@ -214,23 +229,25 @@ def _before(
     db: Connection, project_id: str, user_id: str, key: str, data: dict[str, Any]
 ) -> events.Event | None:
     """Return the event of an earlier request under this key, which must have been the same."""
-    found = events.find(db, project_id, user_id, key)
+    return _same(events.find(db, project_id, user_id, key), data)
+
+
+def _before_and_shown(
+    db: Connection, project_id: str, user_id: str, said: Vote
+) -> tuple[events.Event | None, list[int] | None]:
+    """Return the event of an earlier request like this, and in which order the item was shown."""
+    keys = (said.key, shown_key(said.item_id, said.round))
+    before, shown = events.find_two(db, project_id, user_id, keys)
+    return _same(before, msgspec.to_builtins(said)), shown.data["shown"] if shown else None
+
+
+def _same(found: events.Event | None, data: dict[str, Any]) -> events.Event | None:
     if found is not None and any(found.data.get(name) != value for name, value in data.items()):
-        raise StoreError(f"request {key}: another one came under this key. Take a new key.")
+        raise StoreError(f"request {found.key}: another one came under this key. Take a new key.")
     return found
 
 
-def _at_work(db: Connection, project_id: str, user_id: str) -> Project:
-    """Return the project, if the person may judge in it now."""
-    place = member(db, project_id, user_id)
-    if place is None or place.state != "active":
-        state = "no member" if place is None else place.state
-        raise StoreError(f"{user_id}: {state} here. Ask the lead of the project.")
-    return project(db, project_id)
-
-
-def _check(said: Vote, it: Item, place: Project) -> None:
-    asked = place.settings
+def _check(said: Vote, it: Item, asked: ProjectSettings) -> None:
     if set(said.verdicts) != set(asked.dimensions):
         raise DataError(f"verdicts: needed are {', '.join(asked.dimensions)}. Give one for each.")
     count = len(it.content.responses)
@@ -244,35 +261,26 @@ def _check(said: Vote, it: Item, place: Project) -> None:
         raise DataError(f"why: dimensions are {', '.join(asked.dimensions)}.")
 
 
-def _shown(
-    db: Connection, project_id: str, user_id: str, item_id: str, round: int
-) -> tuple[int, ...]:
-    """Return the order in which an item was shown to a rater.
-
-    Raises:
-        StoreError: it never was.
-    """
-    found = events.find(db, project_id, user_id, shown_key(item_id, round))
-    if found is None:
-        raise StoreError(f"item {item_id}: was not shown to you. Fetch the next one.")
-    return tuple(found.data["shown"])
-
-
 def shown_key(item_id: str, round: int) -> str:
     """Return the key of the event that shows an item to a rater, once per round."""
     return f"shown:{item_id}:{round}"
 
 
 def _live(db: Connection, user_id: str, item_id: str, round: int) -> bool:
-    mine = {"user": user_id, "item": item_id, "nth": round}
-    return db.execute(_STANDS, mine).one_or_none() is not None
+    return _STANDS.first(db, user=user_id, item=item_id, nth=round) is not None
 
 
 def _append(
-    db: Connection, project_id: str, type: str, user_id: str, said: Vote, told: dict[str, Any]
+    db: Connection, place: Workplace, type: str, user_id: str, said: Vote, shown: Sequence[int]
 ) -> events.Event:
     return events.append(
-        db, project_id, type=type, user_id=user_id, data=told, item_id=said.item_id, key=said.key
+        db,
+        place.project.id,
+        type=type,
+        user_id=user_id,
+        data={**msgspec.to_builtins(said), "shown": list(shown), "guideline": place.guideline},
+        item_id=said.item_id,
+        key=said.key,
     )
 
 
@@ -285,7 +293,7 @@ def _insert(
     *,
     settles: bool = False,
 ) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": content_id("j", event.project_id, event.seq, dimension),
             "project_id": event.project_id,
@@ -307,7 +315,8 @@ def _insert(
         }
         for dimension, verdict in said.verdicts.items()
     ]
-    db.execute(_INSERT, rows)
+    for row in rows:
+        _INSERT.run(db, **{f"the_{name}": value for name, value in row.items()})
 
 
 def is_right(verdict: Verdict, expected: Verdict | None, shown: Sequence[int]) -> bool | None:
@@ -317,11 +326,8 @@ def is_right(verdict: Verdict, expected: Verdict | None, shown: Sequence[int]) -
     return side(as_imported(verdict, shown)) == side(expected)
 
 
-def _answer(
-    db: Connection, project_id: str, said: Vote, event: events.Event, *, again: bool
-) -> Answer:
+def _answer(it: Item, said: Vote, event: events.Event, *, again: bool) -> Answer:
     """Return what the rater hears; the known answer only on calibration items."""
-    it = item(db, project_id, said.item_id)
     if it.use != "calibration":
         return Answer(seq=event.seq, again=again)
     shown = event.data["shown"]
@@ -350,13 +356,14 @@ def _note(
     item_id: str,
     key: str,
     data: dict[str, Any],
-) -> None:
+) -> bool:
     if _before(db, project_id, user_id, key, data) is not None:
-        return
-    _at_work(db, project_id, user_id)
+        return True
+    workplace(db, project_id, user_id)
     item(db, project_id, item_id)
     events.append(db, project_id, type=type, user_id=user_id, data=data, item_id=item_id, key=key)
     let_go(db, user_id, item_id)
+    return False
 
 
 def _refresh(db: Connection, it: Item) -> None:
@@ -365,10 +372,13 @@ def _refresh(db: Connection, it: Item) -> None:
         row.user_id: as_imported(
             msgspec.json.decode(row.value), [int(at) for at in row.shown.split(",")]
         )
-        for row in db.execute(_SAID, {"item": it.id})
+        for row in _SAID.all(db, item=it.id)
     }
     state = it.state
     if state in {"open", "done"}:
         state = "done" if len(last) >= it.wanted else "open"
     found = {"votes": len(last), "state": state, "disagreement": disagreement(list(last.values()))}
-    db.execute(_COUNTED, {"item": it.id, **found})
+    _COUNTED.run(db, item=it.id, **found)
+    if it.use == "label":
+        ended = (state == "done") - (it.state == "done")
+        count_items(db, it.project_id, opened=-ended, ended=ended)

@@ -9,16 +9,27 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from preftune.errors import StoreError
 from preftune.store.events import now
+from preftune.store.prepared import Prepared
 from preftune.store.projects import Role, add_member, member
 from preftune.store.schema import invites, login_attempts, sessions, users
 
 InviteRole = Literal["admin", "lead", "rater"]
 SETUP = "setup"  # who invites the first admin
+_SESSION = Prepared(
+    select(users, sessions.c.created_s, sessions.c.seen_s)
+    .join(sessions, sessions.c.user_id == users.c.id)
+    .where(
+        sessions.c.token_hash == bindparam("token"),
+        sessions.c.seen_s > bindparam("seen"),
+        sessions.c.created_s > bindparam("created"),
+        users.c.disabled_at.is_(None),
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,15 +174,7 @@ def session(
         idle_s: longest time without a request.
         whole_s: longest time since the sign-in.
     """
-    query = select(users, sessions.c.created_s, sessions.c.seen_s)
-    query = query.join(sessions, sessions.c.user_id == users.c.id)
-    query = query.where(
-        sessions.c.token_hash == token_hash(token),
-        sessions.c.seen_s > now_s - idle_s,
-        sessions.c.created_s > now_s - whole_s,
-        users.c.disabled_at.is_(None),
-    )
-    row = db.execute(query).one_or_none()
+    row = _SESSION.first(db, token=token_hash(token), seen=now_s - idle_s, created=now_s - whole_s)
     if row is None:
         return None
     return Session(person=_person(row), created_s=row.created_s, seen_s=row.seen_s)

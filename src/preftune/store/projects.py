@@ -3,16 +3,18 @@
 import hashlib
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from preftune.errors import SettingsError, StoreError
 from preftune.store import events
-from preftune.store.schema import guidelines, members, projects
+from preftune.store.prepared import Prepared
+from preftune.store.schema import guidelines, items, members, projects
 
 Kind = Literal["binary", "scale", "ranking", "rewrite"]
 Strategy = Literal["least_labelled", "disagreement", "random"]
@@ -74,6 +76,25 @@ class Member:
     user_id: str
     role: Role
     state: MemberState
+    judged: int  # times they gave verdicts that stand
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a rater and the project are."""
+
+    done_by_me: int  # items, one that came again counted again
+    done: int  # items
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workplace:
+    """Where somebody works who may judge there now."""
+
+    project: Project
+    guideline: int  # version that holds; 0: none yet
+    progress: Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +109,10 @@ class Guideline:
 
 
 _PROJECT = select(projects).where(projects.c.id == bindparam("project"))
-_MEMBER = select(members).where(
-    members.c.project_id == bindparam("project"), members.c.user_id == bindparam("user")
+_MEMBER = Prepared(
+    select(members).where(
+        members.c.project_id == bindparam("project"), members.c.user_id == bindparam("user")
+    )
 )
 _GUIDELINES = (
     select(guidelines)
@@ -97,6 +120,35 @@ _GUIDELINES = (
     .order_by(guidelines.c.version.desc())
 )
 _LATEST = _GUIDELINES.limit(1)
+_NEWEST = func.coalesce(
+    select(func.max(guidelines.c.version))
+    .where(guidelines.c.project_id == projects.c.id)
+    .scalar_subquery(),
+    0,
+)
+_WORKPLACE = Prepared(
+    select(projects, members.c.state, members.c.judged, _NEWEST.label("guideline"))
+    .join_from(
+        projects,
+        members,
+        and_(members.c.project_id == projects.c.id, members.c.user_id == bindparam("user")),
+        isouter=True,
+    )
+    .where(projects.c.id == bindparam("project"))
+)
+_COUNT_ITEMS = Prepared(
+    update(projects)
+    .where(projects.c.id == bindparam("project"))
+    .values(
+        items_open=projects.c.items_open + bindparam("opened"),
+        items_done=projects.c.items_done + bindparam("ended"),
+    )
+)
+_COUNT_JUDGED = Prepared(
+    update(members)
+    .where(members.c.project_id == bindparam("project"), members.c.user_id == bindparam("user"))
+    .values(judged=members.c.judged + bindparam("more"))
+)
 _VERSION = _GUIDELINES.where(guidelines.c.version == bindparam("version"))
 
 NO_GUIDELINE = Guideline(version=0, text="", hash="", author_id="", created_at="")
@@ -137,16 +189,59 @@ def project(db: Connection, project_id: str) -> Project:
     Raises:
         StoreError: no such project.
     """
-    row = db.execute(_PROJECT, {"project": project_id}).one_or_none()
+    return _project(_project_row(db, project_id))
+
+
+def workplace(db: Connection, project_id: str, user_id: str) -> Workplace:
+    """Return a project as whoever judges in it needs it.
+
+    Raises:
+        StoreError: no such project, or the person is no member, paused or excluded.
+    """
+    row = _WORKPLACE.first(db, project=project_id, user=user_id)
     if row is None:
         raise StoreError(f"project {project_id}: is not there.")
-    return Project(
-        id=row.id,
-        name=row.name,
-        settings=msgspec.json.decode(row.settings, type=ProjectSettings),
-        secret=row.secret,
-        created_at=row.created_at,
+    if row.state != "active":
+        raise StoreError(
+            f"{user_id}: {row.state or 'no member'} here. Ask the lead of the project."
+        )
+    return Workplace(
+        project=_project(row),
+        guideline=row.guideline,
+        progress=Progress(
+            done_by_me=row.judged, done=row.items_done, total=row.items_done + row.items_open
+        ),
     )
+
+
+def progress(db: Connection, project_id: str, user_id: str) -> Progress:
+    """Return how far a project is, and a person in it, who need not be a member."""
+    row, mine = _project_row(db, project_id), member(db, project_id, user_id)
+    total = row.items_done + row.items_open
+    return Progress(done_by_me=mine.judged if mine else 0, done=row.items_done, total=total)
+
+
+def count_items(db: Connection, project_id: str, *, opened: int, ended: int) -> None:
+    """Note that there are more items to label, or fewer, and more or fewer that are done."""
+    if opened or ended:
+        _COUNT_ITEMS.run(db, project=project_id, opened=opened, ended=ended)
+
+
+def count_judged(db: Connection, project_id: str, user_id: str, more: int) -> None:
+    """Note that a rater judged once more, or took one back."""
+    _COUNT_JUDGED.run(db, project=project_id, user=user_id, more=more)
+
+
+def recount_items(db: Connection, project_id: str) -> None:
+    """Count the items of a project anew; reads all of them."""
+
+    def counted(*states: str) -> Any:
+        here = and_(items.c.project_id == project_id, items.c.use == "label")
+        query = select(func.count()).select_from(items).where(here, items.c.state.in_(states))
+        return query.scalar_subquery()
+
+    found = {"items_open": counted("open"), "items_done": counted("done", "settled")}
+    db.execute(update(projects).where(projects.c.id == project_id).values(found))
 
 
 def project_named(db: Connection, name: str) -> str | None:
@@ -202,7 +297,7 @@ def change_state(
 
 def member(db: Connection, project_id: str, user_id: str) -> Member | None:
     """Return a person's place in a project, None without one."""
-    row = db.execute(_MEMBER, {"project": project_id, "user": user_id}).one_or_none()
+    row = _MEMBER.first(db, project=project_id, user=user_id)
     return None if row is None else Member(**row._asdict())
 
 
@@ -265,6 +360,28 @@ def guidelines_of(db: Connection, project_id: str) -> list[Guideline]:
         fields.pop("project_id")
         found.append(Guideline(**fields))
     return found
+
+
+def _project_row(db: Connection, project_id: str) -> Row[Any]:
+    row = db.execute(_PROJECT, {"project": project_id}).one_or_none()
+    if row is None:
+        raise StoreError(f"project {project_id}: is not there.")
+    return row
+
+
+def _project(row: Row[Any]) -> Project:
+    return Project(
+        id=row.id,
+        name=row.name,
+        settings=_settings(row.settings),
+        secret=row.secret,
+        created_at=row.created_at,
+    )
+
+
+@lru_cache(maxsize=64)
+def _settings(encoded: str) -> ProjectSettings:
+    return msgspec.json.decode(encoded, type=ProjectSettings)
 
 
 def _of(project_id: str, user_id: str) -> Any:

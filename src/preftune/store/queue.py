@@ -3,23 +3,23 @@
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, exists, func, select
+from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select
 
 from preftune.errors import StoreError
 from preftune.store import events
 from preftune.store.items import Content, Item, Use, as_item, item, order_shown
 from preftune.store.labels import shown_key
 from preftune.store.leases import free_expired, hold
-from preftune.store.projects import Guideline, Project, guideline, member, project
+from preftune.store.prepared import Prepared
+from preftune.store.projects import Project, Workplace, guideline, project, workplace
 from preftune.store.schema import events as log
 from preftune.store.schema import items, judgments, leases
 
 REPEAT_AFTER = 10  # verdicts in between at least, before an item is shown again
 CANDIDATES = 64  # rows looked at for the random order
 
-_HELD = (
+_HELD = Prepared(
     select(leases.c.item_id, leases.c.round)
     .where(leases.c.project_id == bindparam("project"), leases.c.user_id == bindparam("user"))
     .order_by(leases.c.until_s.desc())
@@ -28,35 +28,30 @@ _HELD = (
 _SEEN = exists().where(
     log.c.item_id == items.c.id,
     log.c.user_id == bindparam("user"),
-    log.c.type.in_(("voted", "skipped", "flagged")),
+    or_(log.c.type == "voted", log.c.type == "skipped", log.c.type == "flagged"),
 )
 _FRESH = (
     select(items)
-    .where(items.c.project_id == bindparam("project"), items.c.use == bindparam("for"))
+    .where(items.c.project_id == bindparam("project"), items.c.use == bindparam("wanted_use"))
     .where(items.c.state != "withdrawn", ~_SEEN)
     .limit(bindparam("most"))
 )
-_IN_ORDER = _FRESH.order_by(items.c.position)
+_IN_ORDER = Prepared(_FRESH.order_by(items.c.position))
 _WANTING = _FRESH.where(items.c.state == "open", items.c.votes + items.c.held < items.c.wanted)
-_LEAST_FIRST = _WANTING.order_by(items.c.votes, items.c.position)
-_TORN_FIRST = _WANTING.order_by(items.c.disagreement.desc(), items.c.votes.desc(), items.c.position)
+_LEAST_FIRST = Prepared(_WANTING.order_by(items.c.votes, items.c.position))
+_TORN_FIRST = Prepared(
+    _WANTING.order_by(items.c.disagreement.desc(), items.c.votes.desc(), items.c.position)
+)
 _MINE = and_(
     judgments.c.project_id == bindparam("project"),
     judgments.c.user_id == bindparam("user"),
     judgments.c.live,
 )
-_VOTES = select(func.count(func.distinct(judgments.c.seq))).where(_MINE)
-_DONE_BY_ME = select(func.count(func.distinct(judgments.c.item_id))).where(_MINE)
 _RECENT = (
     select(judgments.c.item_id)
     .where(_MINE)
     .order_by(judgments.c.seq.desc())
     .limit(bindparam("most"))
-)
-_STATES = (
-    select(items.c.state, func.count().label("items"))
-    .where(items.c.project_id == bindparam("project"), items.c.use == "label")
-    .group_by(items.c.state)
 )
 
 
@@ -70,21 +65,19 @@ class Task:
     use: Use
     content: Content  # responses in the order shown
     shown: tuple[int, ...]  # their places as imported
-    guideline: Guideline
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far a rater and the project are; counts are items."""
-
-    done_by_me: int
-    done: int
-    total: int
+    guideline: int  # version that holds
 
 
 def next_task(
     db: Connection, project_id: str, user_id: str, *, now_s: float | None = None
 ) -> Task | None:
+    """Return what a rater judges next, as `work_for` does."""
+    return work_for(db, project_id, user_id, now_s=now_s)[0]
+
+
+def work_for(
+    db: Connection, project_id: str, user_id: str, *, now_s: float | None = None
+) -> tuple[Task | None, Workplace]:
     """Return what a rater judges next, None when there is nothing left; writes that it was shown.
 
     The item they already have comes again, so that a reload changes nothing. Then come: all
@@ -101,20 +94,16 @@ def next_task(
         StoreError: the rater is no member, paused or excluded.
     """
     now_s = time.time() if now_s is None else now_s
-    place = member(db, project_id, user_id)
-    if place is None or place.state != "active":
-        state = "no member" if place is None else place.state
-        raise StoreError(f"{user_id}: {state} here. Ask the lead of the project.")
-    where = project(db, project_id)
+    place = workplace(db, project_id, user_id)
     free_expired(db, project_id, now_s)
     if (held := _held(db, project_id, user_id)) is not None:
-        return _task(db, where, user_id, *held)
-    chosen = _choose(db, where, user_id)
+        return _show(db, place, user_id, *held), place
+    chosen = _choose(db, place, user_id)
     if chosen is None:
-        return None
+        return None, place
     it, round = chosen
-    hold(db, where, user_id, it.id, round=round, now_s=now_s)
-    return _task(db, where, user_id, it, round)
+    hold(db, place.project, user_id, it.id, round=round, now_s=now_s)
+    return _show(db, place, user_id, it, round), place
 
 
 def task_again(db: Connection, project_id: str, user_id: str, item_id: str, round: int) -> Task:
@@ -125,28 +114,22 @@ def task_again(db: Connection, project_id: str, user_id: str, item_id: str, roun
     """
     if events.find(db, project_id, user_id, shown_key(item_id, round)) is None:
         raise StoreError(f"item {item_id}: was not shown to you. Fetch the next one.")
-    return _task(db, project(db, project_id), user_id, item(db, project_id, item_id), round)
+    where = project(db, project_id)
+    current = guideline(db, project_id).version
+    return _task(where, current, user_id, item(db, project_id, item_id), round)
 
 
-def progress(db: Connection, project_id: str, user_id: str) -> Progress:
-    """Return how far a rater and the project are."""
-    done, total = counts(db, project_id)
-    return Progress(done_by_me=done_by(db, project_id, user_id), done=done, total=total)
+def _show(db: Connection, place: Workplace, user_id: str, it: Item, round: int) -> Task:
+    """Return an item as this rater sees it, and write that it was shown, the first time."""
+    task = _task(place.project, place.guideline, user_id, it, round)
+    where, key = place.project.id, shown_key(it.id, round)
+    if events.find(db, where, user_id, key) is None:
+        told = {"shown": list(task.shown), "round": round, "guideline": place.guideline}
+        events.append(db, where, type="shown", user_id=user_id, data=told, item_id=it.id, key=key)
+    return task
 
 
-def done_by(db: Connection, project_id: str, user_id: str) -> int:
-    """Return how many items a rater has judged."""
-    return db.scalar(_DONE_BY_ME, {"project": project_id, "user": user_id}) or 0
-
-
-def counts(db: Connection, project_id: str) -> tuple[int, int]:
-    """Return how many items of a project are done, and how many there are; reads all of them."""
-    states = {row.state: row.items for row in db.execute(_STATES, {"project": project_id})}
-    done = states.get("done", 0) + states.get("settled", 0)
-    return done, done + states.get("open", 0)
-
-
-def _task(db: Connection, where: Project, user_id: str, it: Item, round: int) -> Task:
+def _task(where: Project, guideline: int, user_id: str, it: Item, round: int) -> Task:
     shown = order_shown(
         where.secret,
         user_id=user_id,
@@ -154,13 +137,6 @@ def _task(db: Connection, where: Project, user_id: str, it: Item, round: int) ->
         round=round,
         responses=len(it.content.responses),
     )
-    current = guideline(db, where.id)
-    key = shown_key(it.id, round)
-    if events.find(db, where.id, user_id, key) is None:
-        told = {"shown": list(shown), "round": round, "guideline": current.version}
-        events.append(
-            db, where.id, type="shown", user_id=user_id, data=told, item_id=it.id, key=key
-        )
     responses = tuple(it.content.responses[at] for at in shown)
     return Task(
         item_id=it.id,
@@ -169,23 +145,23 @@ def _task(db: Connection, where: Project, user_id: str, it: Item, round: int) ->
         use=it.use,
         content=Content(prompt=it.content.prompt, responses=responses),
         shown=shown,
-        guideline=current,
+        guideline=guideline,
     )
 
 
 def _held(db: Connection, project_id: str, user_id: str) -> tuple[Item, int] | None:
-    row = db.execute(_HELD, {"project": project_id, "user": user_id}).one_or_none()
+    row = _HELD.first(db, project=project_id, user=user_id)
     return None if row is None else (item(db, project_id, row.item_id), row.round)
 
 
-def _choose(db: Connection, where: Project, user_id: str) -> tuple[Item, int] | None:
+def _choose(db: Connection, place: Workplace, user_id: str) -> tuple[Item, int] | None:
     """Return the next item and its round for a rater who has none before them."""
+    where = place.project
     if (first := _first(db, _IN_ORDER, where.id, user_id, "calibration")) is not None:
         return first, 0
     asked = where.settings
     if asked.gold_share + asked.repeat_share > 0:
-        votes = db.scalar(_VOTES, {"project": where.id, "user": user_id}) or 0
-        drawn = _share(where.secret, user_id, votes)
+        drawn = _share(where.secret, user_id, place.progress.done_by_me)
         if drawn < asked.gold_share:
             if (gold := _pick(db, _IN_ORDER, where, user_id, "gold")) is not None:
                 return gold, 0
@@ -205,20 +181,14 @@ def _by_strategy(db: Connection, where: Project, user_id: str) -> Item | None:
     return _first(db, _LEAST_FIRST, where.id, user_id, "label")
 
 
-def _first(
-    db: Connection, query: Select[Any], project_id: str, user_id: str, use: Use
-) -> Item | None:
-    asked = {"project": project_id, "user": user_id, "for": use, "most": 1}
-    row = db.execute(query, asked).one_or_none()
+def _first(db: Connection, query: Prepared, project_id: str, user_id: str, use: Use) -> Item | None:
+    row = query.first(db, project=project_id, user=user_id, wanted_use=use, most=1)
     return None if row is None else as_item(row)
 
 
-def _pick(
-    db: Connection, query: Select[Any], where: Project, user_id: str, use: Use
-) -> Item | None:
+def _pick(db: Connection, query: Prepared, where: Project, user_id: str, use: Use) -> Item | None:
     """Return one of the first rows, drawn by a hash of rater and item."""
-    asked = {"project": where.id, "user": user_id, "for": use, "most": CANDIDATES}
-    rows = db.execute(query, asked).all()
+    rows = query.all(db, project=where.id, user=user_id, wanted_use=use, most=CANDIDATES)
     if not rows:
         return None
     return as_item(min(rows, key=lambda row: _hash(where.secret, user_id, row.id)))

@@ -83,6 +83,9 @@ projects = Table(
     Column("secret", HASH, nullable=False),  # key of the side order
     Column("last_seq", BigInteger, nullable=False, default=0),  # of its events
     Column("last_hash", HASH, nullable=False, default=""),
+    # Items to label, counted with each change: counting them anew reads all of them.
+    Column("items_open", Integer, nullable=False, default=0, server_default="0"),
+    Column("items_done", Integer, nullable=False, default=0, server_default="0"),  # or settled
     Column("created_at", TIME, nullable=False),
 )
 
@@ -93,6 +96,7 @@ members = Table(
     Column("user_id", ID, ForeignKey("users.id"), primary_key=True, index=True),
     Column("role", String(16), nullable=False),  # lead or rater
     Column("state", String(16), nullable=False, default="active"),  # active, paused or excluded
+    Column("judged", Integer, nullable=False, default=0, server_default="0"),  # times that stand
 )
 
 guidelines = Table(
