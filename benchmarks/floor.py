@@ -15,6 +15,7 @@ from benchmarks.sizes import parameters
 
 SHAPES = ((2048, 256, 1024), (2048, 768, 768), (2048, 768, 3072), (4096, 4096, 4096))
 REPEATS = 9
+QUICK_SHAPES, QUICK_REPEATS = SHAPES[:3], 5  # small enough to leave the peak of memory alone
 PEAKS = "peaks-"  # begins the label of a measurement beside a contest
 READ_BYTES = 1 << 30
 ADAM_BYTES = {"fp32": 28, "bf16": 34}  # a weight: gradient, two moments, master; the bf16 copy
@@ -55,17 +56,7 @@ def measured_peaks() -> Peaks:
     import torch
 
     load = Load()
-
-    def speed(dtype: torch.dtype) -> float:
-        found = []
-        for m, k, n in SHAPES:
-            a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
-            out = torch.empty(m, n, dtype=dtype)
-            seconds = median_s(partial(torch.mm, a, b, out=out))
-            found.append(2 * m * k * n / seconds / 1e9)
-        return statistics.median(found)
-
-    fp32, bf16 = speed(torch.float32), speed(torch.bfloat16)
+    fp32, bf16 = product_gflops("fp32"), product_gflops("bf16")
     block = torch.ones(READ_BYTES // 4)
     read = READ_BYTES / median_s(block.sum) / 1e9
     return Peaks(
@@ -73,11 +64,26 @@ def measured_peaks() -> Peaks:
     )
 
 
-def median_s(work: Callable[[], object]) -> float:
+def product_gflops(precision: str, *, quick: bool = False) -> float:
+    """Return the median speed over the shapes of product, in 10^9 operations a second."""
+    import torch
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    found = []
+    for m, k, n in QUICK_SHAPES if quick else SHAPES:
+        a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
+        out = torch.empty(m, n, dtype=dtype)
+        repeats = QUICK_REPEATS if quick else REPEATS
+        seconds = median_s(partial(torch.mm, a, b, out=out), repeats=repeats)
+        found.append(2 * m * k * n / seconds / 1e9)
+    return statistics.median(found)
+
+
+def median_s(work: Callable[[], object], *, repeats: int = REPEATS) -> float:
     """Return the median seconds of a piece of work, after one run that is not counted."""
     work()
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         began = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - began)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.config import RunConfig
+from benchmarks.floor import product_gflops
 from benchmarks.models import reward_head
 from benchmarks.results import Measured
 from preftune.engine.batches import Order, chunks
@@ -28,8 +29,9 @@ from preftune.training import direct, reward
 from preftune.training.loss_sum import LossSum
 from preftune.training.method_settings import RewardSettings
 from preftune.training.pair_inputs import StepState
-from preftune.training.rows import PairRow, pair_rows
+from preftune.training.rows import PairRow
 from preftune.training.settings import DirectSettings, RunSettings
+from preftune.training.tokenise import pair_rows
 from preftune.types import PreferencePair
 
 LEAN_TOKENS = 512  # per forward: about two pairs
@@ -47,12 +49,18 @@ def run(config: RunConfig, model: Path, pairs: Sequence[PreferencePair]) -> Meas
     batches = list(chunks(range(len(pairs)), config.pairs_per_step))
     epoch_s: list[float] = []
     losses: list[float] = []
+    gflops: list[float] = []
     for epoch in range(config.warmup + config.epochs):
         began = time.perf_counter()
         losses += [step(epoch * len(batches) + i, batch) for i, batch in enumerate(batches)]
         epoch_s.append(time.perf_counter() - began)
+        gflops.append(product_gflops(config.precision, quick=True))
     return Measured(
-        start_s=start_s, reference_s=reference_s, epoch_s=epoch_s[config.warmup :], losses=losses
+        start_s=start_s,
+        reference_s=reference_s,
+        epoch_s=epoch_s[config.warmup :],
+        losses=losses,
+        gflops=gflops[config.warmup - 1 :] if config.warmup else [],
     )
 
 

@@ -49,13 +49,17 @@ class PrepareResult:
 
 def ours(model: Path, file: Path) -> float:
     """Return the seconds our side takes for a file."""
-    from preftune.datasets import read_pairs
+    from preftune.engine.batches import Order
+    from preftune.engine.settings import OptimizerSettings
     from preftune.models.chat import load_chat
-    from preftune.training.rows import pair_rows
+    from preftune.training.rows import stream_lengths
+    from preftune.training.tokenise import read_pair_rows
 
     chat = load_chat(model)
     began = time.perf_counter()
-    pair_rows(read_pairs(file), chat)
+    rows = read_pair_rows(file, chat)
+    Order.of_lengths(stream_lengths(rows), OptimizerSettings(), seed=0)
+    rows.digest()  # the name of the reference's log-probs
     return time.perf_counter() - began
 
 

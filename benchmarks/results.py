@@ -1,5 +1,6 @@
 """What a worker prints and the results files hold: one JSON line per run."""
 
+import itertools
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class Measured:
     reference_s: float  # the part of it that computes the reference
     epoch_s: list[float]  # timed epochs only
     losses: list[float]  # nats, of every step from the first on; TRL keeps them where asked
+    gflops: list[float] = field(default_factory=list)  # the machine's, around each timed epoch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +44,13 @@ class Result:
     def pairs_per_s(self) -> list[float]:
         """Pairs per second of each timed epoch."""
         return [self.pairs / seconds for seconds in self.measured.epoch_s]
+
+    @property
+    def beside(self) -> list[tuple[float, float]]:
+        """Pairs per second of each timed epoch, and the machine's GFLOP/s before and after it."""
+        speeds = self.measured.gflops
+        around = [(a + b) / 2 for a, b in itertools.pairwise(speeds)]
+        return list(zip(self.pairs_per_s, around, strict=False))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +80,7 @@ class Summary:
     peak_mb: float
     foreign_cores: float  # of the worst round
     losses: list[float]
+    beside: list[tuple[float, float]]  # of all rounds, see `Result.beside`
 
     @property
     def total_s(self) -> float:
@@ -110,6 +120,7 @@ def summary(results: list[Result]) -> Summary:
         reference_s=statistics.median(r.measured.reference_s for r in results),
         peak_mb=max(r.peak_mb for r in results),
         foreign_cores=max(r.foreign_cores for r in results),
+        beside=[pair for result in results for pair in result.beside],
         losses=results[0].measured.losses,
     )
 

@@ -53,6 +53,17 @@ class Message:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LogRow:
+    """One row of a log, so that whoever has the log finds it again."""
+
+    file: str  # its name, without folders
+    sha256: str  # of the file's bytes, 64 hex digits
+    line: int  # from 1
+    id: str = ""  # the log's own; `hmac:…` when only a key beside the log leads back from it
+    at: str = ""  # when, as the log has it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
     """What was asked: all turns before the response, the system turn included."""
 
@@ -62,6 +73,7 @@ class Prompt:
     tags: tuple[str, ...] = ()
     source: str = ""
     origin: PromptOrigin = "unknown"
+    log_rows: tuple[LogRow, ...] = ()  # that asked it, the first ones
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -27,6 +27,7 @@ from preftune.types import (
 LABELS = Rubric(name="sums", instructions="Say which is right.", criteria=("It is correct.",))
 TALKED_OVER = re.compile(r"ignore all|verdict|system\]|reference", re.I)
 Say = Callable[[str, str, str], str]
+Weigh = Callable[[str, str, str], Any]
 
 
 def response(prompt: Prompt, text: str, generator: str = "policy") -> Response:
@@ -123,37 +124,85 @@ class ScriptedJudge:
         return self.say(*read_prompt(request.messages))
 
 
+@dataclass
+class JudgeServer:
+    """A judge on a real socket: what it says, what its labels weigh, what goes wrong, who asked."""
+
+    say: Say = honest
+    weigh: Weigh | None = None  # the `logprobs` of the answer; None: it gives none
+    fault: Callable[[int], str] = lambda number: ""  # by number of the call
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 @contextmanager
-def judge_server(say: Say = honest) -> Iterator[str]:
+def judge_server(say: Say = honest, **fields: Any) -> Iterator[str]:
     """Serve a judge on a real socket; yield its URL."""
+    with serving_judge(JudgeServer(say=say, **fields)) as url:
+        yield url
+
+
+@contextmanager
+def serving_judge(server: JudgeServer) -> Iterator[str]:
+    """Serve this judge until the block ends; yield its URL."""
+    stopping = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            sent = [Message(role=m["role"], content=m["content"]) for m in body["messages"]]
-            reply = _completion(body["model"], say(*read_prompt(sent)))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
+            with server.lock:
+                number = len(server.bodies)
+                server.bodies.append(body)
+            fault = server.fault(number)
+            self.close_connection = bool(fault)
+            if fault == "slow":
+                stopping.wait(2)
+            reply = b'{"choices": [' if fault == "garbage" else _completion(server, body)
+            with suppress(ConnectionError):
+                self.send_response(int(fault) if fault.isdigit() else 200)
+                self.send_header("Content-Length", str(len(reply)))
+                self.end_headers()
+                self.wfile.write(reply[: len(reply) // 2] if fault == "cut" else reply)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+        request_queue_size = 128
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass  # a client that went away
+
+    http = Quiet(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield f"http://127.0.0.1:{http.server_address[1]}"
     finally:
+        stopping.set()
         http.shutdown()
         thread.join()
         http.server_close()
 
 
-def _completion(model: str, text: str) -> bytes:
-    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+def first_token(*listed: tuple[str, float]) -> dict[str, Any]:
+    """The `logprobs` of a chat completion whose first token had these alternatives, nats."""
+    top = [{"token": token, "logprob": value, "bytes": None} for token, value in listed]
+    return {"content": [{**top[0], "top_logprobs": top}]}
+
+
+def _completion(server: JudgeServer, body: dict[str, Any]) -> bytes:
+    sent = [Message(role=m["role"], content=m["content"]) for m in body["messages"]]
+    shown = read_prompt(sent)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": server.say(*shown)},
+        "finish_reason": "stop",
+        "logprobs": server.weigh(*shown) if server.weigh and body.get("logprobs") else None,
+    }
     usage = {"prompt_tokens": 400, "completion_tokens": 1}
-    return json.dumps({"model": model, "choices": [choice], "usage": usage}).encode()
+    return json.dumps({"model": body["model"], "choices": [choice], "usage": usage}).encode()

@@ -48,6 +48,15 @@ def test_a_circle_of_three_is_found_and_a_chain_is_not() -> None:
     assert find_cycles(chain.pairs) == set()
 
 
+def test_one_odd_verdict_is_told_not_every_row_it_bends_into_a_circle() -> None:
+    order = "ABCDE"
+    rows = [pair("q", a, b) for n, a in enumerate(order) for b in order[n + 1 :]]
+    rows[3] = pair("q", "E", "A")  # was A over E
+    found = material(*rows)
+    assert len(find_cycles(found.pairs)) == 10
+    assert lines(found)["cycle"] == (4,)
+
+
 def test_a_circle_needs_one_prompt_and_one_dimension() -> None:
     found = material(
         pair("q", "A", "B"), pair("q", "B", "C"), pair("r", "C", "A"), pair("q", "C", "A", "tone")

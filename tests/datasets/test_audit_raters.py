@@ -1,8 +1,6 @@
 """Raters in an audit: agreement beside known answers, who stands against the others, and sides."""
 
-import importlib
 import random
-from pathlib import Path
 
 import pytest
 
@@ -193,36 +191,3 @@ def test_kinds_are_never_mixed() -> None:
     figures = {row.rater: row for row in rater_figures(found)}
     assert figures["judge"].agreement is not None
     assert figures["judge"].agreement.value == 0.0  # with people, who are the measure
-
-
-@pytest.fixture(scope="module")
-def arena(shared_data: Path) -> Material:
-    module = importlib.import_module("import_arena_verdicts")
-    return material_of(list(module.records(shared_data / "arena-verdicts")), source="arena")
-
-
-def test_arena_flags_two_judges_in_opposite_directions_and_not_the_people(arena: Material) -> None:
-    second = {row.rater: 1 - row.first.value for row in rater_figures(arena) if row.first}
-    assert second == pytest.approx(
-        {
-            "arena-visitor": 0.4962,
-            "gpt-4-0125-preview": 0.4436,
-            "claude-3-opus-20240229": 0.6044,
-            "gpt-3.5-turbo": 0.1357,
-        },
-        abs=1e-3,
-    )
-    told = rater_section(arena).findings
-    flagged = of_kind(told, "rater_side")
-    assert flagged.value == 2.0
-    assert "claude-3-opus" in flagged.what
-    assert "gpt-3.5" in flagged.what
-    assert next(f for f in told if "human raters" in f.what).verdict == "ok"
-
-
-def test_llmfao_has_the_known_alpha(shared_data: Path) -> None:
-    module = importlib.import_module("import_llmfao")
-    found = material_of(list(module.records(shared_data / "llmfao")), source="llmfao")
-    people = agreement_section(found).findings[0]
-    assert people.value == pytest.approx(0.3045, abs=1e-3)
-    assert people.verdict == "ok"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from preftune.comparisons.bias import LengthBias
 from preftune.datasets.card import card, escaped, shortened, write_inspection
 from preftune.datasets.inspect import (
-    LengthBias,
     inspect_file,
     inspect_rows,
     length_bias,

@@ -1,8 +1,10 @@
 """A checkpoint is whole or absent; what is damaged or foreign is never loaded (R4, R5, T16)."""
 
 import json
+import re
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from preftune.engine.checkpoint import (
     verify,
     write_manifest,
 )
+from preftune.engine.installation import Key
 from preftune.errors import CheckpointError, HealthError
 
 ORIGIN = {"data": "d0", "model": "m0", "settings": "s0"}
@@ -216,3 +219,89 @@ def test_manifest_names_outside_the_folder_are_never_opened(tmp_path: Path) -> N
     raw = json.loads(manifest.encoded()) | {"sha256": manifest.digest()}
     (folder / MANIFEST).write_text(json.dumps(raw, indent=2) + "\n")
     assert verify(folder) == "../../outside is missing"
+
+
+OURS, THEIRS = Key(secret=bytes(32)), Key(secret=bytes(range(32)))
+
+
+def sealed(root: Path, step: int, key: Key | None) -> Path:
+    return save_checkpoint(root, step=step, tensors=TENSORS, state={}, origin=ORIGIN, key=key)
+
+
+def test_a_checkpoint_with_our_seal_is_taken(tmp_path: Path) -> None:
+    folder = sealed(tmp_path, 1, OURS)
+    checkpoint, notes = newest_checkpoint(tmp_path, origin=ORIGIN, key=OURS)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert (manifest.key, len(manifest.seal)) == (OURS.name, 64)
+    assert checkpoint is not None
+    assert notes == []
+
+
+def tampered(folder: Path, key: Key) -> None:
+    """Change a weight and put right every hash, as one can who has no key."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"bias": tensors["bias"] + 1}, folder / "model.safetensors")
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    write_manifest(folder, step=manifest.step, origin=manifest.origin)
+    forged = read_manifest(folder)
+    assert forged is not None
+    forged = replace(forged, key=key.name, seal=manifest.seal)
+    forged = replace(forged, sha256=forged.digest())
+    (folder / MANIFEST).write_bytes(forged.encoded())
+
+
+def test_a_wrong_seal_is_set_aside_and_the_one_before_is_used(tmp_path: Path) -> None:
+    sealed(tmp_path, 1, OURS)
+    folder = sealed(tmp_path, 2, OURS)
+    tampered(folder, OURS)
+    assert verify(folder) is None  # the hashes alone do not see it
+    checkpoint, notes = newest_checkpoint(tmp_path, origin=ORIGIN, key=OURS)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    assert "MANIFEST.json was changed after it was sealed. Set aside" in notes[0]
+    assert (tmp_path / "step-000002.corrupt").is_dir()
+
+
+@pytest.mark.parametrize("trusted", [False, True], ids=["distrusted", "trusted"])
+def test_a_wrong_seal_of_ours_is_never_trusted(tmp_path: Path, trusted: bool) -> None:
+    tampered(sealed(tmp_path, 1, OURS), OURS)
+    checkpoint, _ = newest_checkpoint(tmp_path, origin=ORIGIN, key=OURS, trust_foreign=trusted)
+    assert checkpoint is None
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [(THEIRS, f"sealed by another installation (key {THEIRS.name})"), (None, "has no seal")],
+    ids=["foreign", "none"],
+)
+def test_a_foreign_checkpoint_is_refused_unless_it_is_trusted(
+    tmp_path: Path, key: Key | None, said: str
+) -> None:
+    folder = sealed(tmp_path, 1, key)
+    with pytest.raises(CheckpointError, match=rf"{re.escape(said)}\. Use --trust-foreign"):
+        newest_checkpoint(tmp_path, origin=ORIGIN, key=OURS)
+    assert folder.is_dir()  # left where it is
+    checkpoint, notes = newest_checkpoint(tmp_path, origin=ORIGIN, key=OURS, trust_foreign=True)
+    assert checkpoint is not None
+    assert notes == []
+
+
+def test_a_damaged_foreign_checkpoint_is_damaged_first(tmp_path: Path) -> None:
+    folder = sealed(tmp_path, 1, THEIRS)
+    (folder / "state.json").write_bytes(b"{}  ")
+    checkpoint, notes = newest_checkpoint(tmp_path, origin=ORIGIN, key=OURS)
+    assert checkpoint is None
+    assert "state.json" in notes[0]
+
+
+def test_a_hostile_name_of_a_key_is_not_shown(tmp_path: Path) -> None:
+    folder = sealed(tmp_path, 1, THEIRS)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    bad = replace(manifest, key="\x1b[2J trust me")
+    (folder / MANIFEST).write_bytes(replace(bad, sha256=bad.digest()).encoded())
+    with pytest.raises(CheckpointError) as refused:
+        newest_checkpoint(tmp_path, origin=ORIGIN, key=OURS)
+    assert "\x1b" not in str(refused.value)

@@ -31,7 +31,7 @@ def write(path: Path, prompts: list[Prompt]) -> Path:
 def test_exact_duplicates_are_one_with_all_counts_and_tags() -> None:
     prompts = [asked("Hello  there", 2, "a"), asked("bye", 1), asked("hello there", 5, "b")]
     groups = group(prompts)
-    staying = kept(prompts, groups)
+    staying = list(kept(lambda: prompts, groups))
     assert [(p.messages[0].content, p.tags) for p in staying] == [
         ("bye", ("seen:1",)),
         ("hello there", ("b", "a", "seen:7")),
@@ -64,7 +64,7 @@ def test_no_prompt_is_dropped_by_way_of_a_third() -> None:
 def test_the_same_prompt_of_two_days_is_one() -> None:
     # two imports put one behind the other: equal ids, equal content
     prompts = [asked("hello", 2, "monday"), asked("bye"), asked("hello", 3, "tuesday")]
-    staying = kept(prompts, group(prompts))
+    staying = list(kept(lambda: prompts, group(prompts)))
     assert [p.tags for p in staying] == [("monday", "tuesday", "seen:5"), ("seen:1",)]
 
 

@@ -1,80 +1,79 @@
-"""A large log in little memory, and a process killed on the way: run again, the same bytes."""
+"""The real command on large logs: little memory, and killed on the way it is simply run again."""
 
-import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.prompts.logs import prompts_in, responses_in
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from preftune.prompts.import_log import import_log
-log, folder = map(Path, sys.argv[1:])
-report = import_log(log, folder / "p.jsonl", responses=folder / "r.jsonl")
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(report.rows, report.prompts, int(peak.split()[1]))
-"""
+from preftune.files import read_json
+
+ASKED_OFTEN = 2_000  # prompts that one row in five repeats
 
 
 def make_log(path: Path, *, size: int) -> int:
-    """Write a log of at least `size` bytes; one row in five repeats one of 2,000 prompts."""
-    rng = random.Random(0)
-    words = [f"word{n}" for n in range(5_000)]
+    """Write a log of at least `size` bytes and return how many rows it has."""
+    texts = [" ".join(f"word{(n * 37 + at * at) % 5000}" for at in range(50)) for n in range(100)]
     rows = written = 0
     with path.open("w") as file:
         while written < size:
-            asked = " ".join(rng.choices(words, k=50))
-            if rng.random() < 0.2:
-                asked = f"asked often {rng.randrange(2_000)}"
-            said = " ".join(rng.choices(words, k=50))
+            often = rows % 5 == 0
+            asked = f"asked often {rows % ASKED_OFTEN}" if often else f"{rows} {texts[rows % 100]}"
             written += file.write(
-                f'{{"id": {rows}, "messages": [{{"role": "user", "content": "{asked}"}}, '
-                f'{{"role": "assistant", "content": "{said}"}}], "model": "m"}}\n'
+                f'{{"id": "row-{rows}", "messages": [{{"role": "user", "content": "{asked}"}}, '
+                f'{{"role": "assistant", "content": "{rows} {texts[rows // 7 % 100]}"}}]}}\n'
             )
             rows += 1
     return rows
 
 
-def start(log: Path, folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(log), str(folder)], stdout=subprocess.PIPE, text=True
-    )
+@contextmanager
+def importing(log: Path, folder: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    files = ["--out", str(folder / "p.jsonl"), "--responses", str(folder / "r.jsonl")]
+    program = [sys.executable, "-m", "preftune.cli.main", "prompts", "import", str(log), *files]
+    with subprocess.Popen(program, stdout=subprocess.DEVNULL) as process:
+        yield process
 
 
-def finish(log: Path, folder: Path) -> list[int]:
-    """Import and return rows, prompts and the most memory the process ever held, in KiB."""
-    with start(log, folder) as process:
-        printed, _ = process.communicate()
+def finish(log: Path, folder: Path) -> int:
+    """Import, and return the most memory that the process ever held, in KiB."""
+    peak = 0
+    with importing(log, folder) as process:
+        while process.poll() is None:
+            status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            peak = max([peak, *(int(s.split()[1]) for s in status if s.startswith("VmHWM"))])
+            time.sleep(0.02)
     assert process.returncode == 0
-    return [int(number) for number in printed.split()]
+    return peak
 
 
 def kill_when_written(log: Path, folder: Path, *, size: int) -> None:
     """Kill an import once its responses, still under a temporary name, have grown to `size`."""
-    with start(log, folder) as process:
+    with importing(log, folder) as process:
         while sum(path.stat().st_size for path in folder.glob(".r.jsonl.*.tmp")) < size:
             assert process.poll() is None, "the import ended before it could be killed"
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert not [path for path in folder.iterdir() if path.suffix != ".tmp"]
+    for left in folder.glob(".*.tmp"):
+        left.unlink()
 
 
 @pytest.mark.faults
 def test_import_killed_twice_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    make_log(log, size=4_000_000)
+    make_log(log, size=2_000_000)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     killed.mkdir()
     finish(log, whole)
-    for size in (100_000, 1_000_000):
+    for size in (100_000, 600_000):
         kill_when_written(log, killed, size=size)
-        assert not [path for path in killed.iterdir() if path.suffix != ".tmp"]
-        for left in killed.glob(".*.tmp"):
-            left.unlink()
     finish(log, killed)
     names = ["p.jsonl", "p.report.json", "r.jsonl"]
     assert sorted(path.name for path in killed.iterdir()) == names
@@ -82,10 +81,20 @@ def test_import_killed_twice_and_run_again_gives_the_same_bytes(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_50_mb_need_less_than_300_mb_of_memory(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
+def test_50_mb_killed_and_run_again_need_less_than_300_mb_and_double_nothing(
+    tmp_path: Path,
+) -> None:
+    log, folder = tmp_path / "log.jsonl", tmp_path / "out"
+    folder.mkdir()
     rows = make_log(log, size=50_000_000)
-    found, prompts, peak_kib = finish(log, tmp_path / "out")
-    assert found == rows
-    assert prompts < rows
-    assert peak_kib < 300 * 1024
+    kill_when_written(log, folder, size=5_000_000)
+    assert finish(log, folder) < 300 * 1024
+    report = read_json(folder / "p.report.json")
+    often = len({n % ASKED_OFTEN for n in range(0, rows, 5)})
+    different = rows - len(range(0, rows, 5)) + often
+    assert (report["rows"], report["prompts"], report["responses"]) == (rows, different, rows)
+    prompts, responses = prompts_in(folder / "p.jsonl"), responses_in(folder / "r.jsonl")
+    assert len({p.id for p in prompts}) == len(prompts) == different
+    assert len({r.id for r in responses}) == len(responses) == rows
+    lines = sorted(row.line for prompt in prompts for row in prompt.log_rows[:1])
+    assert len(set(lines)) == different

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_chat_splits_before_the_last_assistant_turn_and_keeps_system_tools_and_m
         origin="log",
     )
     (prompt,), (response,) = prompts_in(tmp_path / "p.jsonl"), responses_in(tmp_path / "r.jsonl")
-    assert prompt == expected
+    assert replace(prompt, log_rows=()) == expected
     assert (response.prompt_id, response.messages) == (prompt.id, (assistant("hi there"),))
     assert (response.generator, response.origin, response.finished) == ("m-1", "logged", True)
 
@@ -131,14 +132,14 @@ def test_every_choice_is_a_response_and_one_cut_short_is_not_finished(tmp_path: 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     thanks = {"role": "user", "content": "thanks"}
     rows = [
-        chat({"role": "developer", "content": "be brief"}, HELLO, HI, thanks, id=1, time="now"),
-        chat({**HELLO, "weight": 0}, HI, id=2, feedback={"stars": 5}, time=None),
+        chat({"role": "developer", "content": "be brief"}, HELLO, HI, thanks, id=1, user="a"),
+        chat({**HELLO, "weight": 0}, HI, id=[2], custom_id=2, feedback={"stars": 5}, user=None),
     ]
     report = import_log(write_rows(tmp_path / "log.jsonl", rows), tmp_path / "p.jsonl")
     assert report.odd == {
         "feedback that is not a short word, left out": 1,
-        "field 'id', left out": 2,
-        "field 'time', left out": 1,
+        "field 'id', left out": 1,
+        "field 'user', left out": 1,
         "field 'weight', left out": 1,
         "role developer, read as system": 1,
         "turns after the last reply, left out": 1,
@@ -192,11 +193,15 @@ BAD = [
     ('{"messages": [{"role": "user", "content": NaN}]}', "not_finite", "NaN"),
     ("[1]", "wrong_type", "not a JSON object"),
     ('{"text": "hello"}', "missing_field", "field 'messages' is missing"),
-    (chat(), "no_messages", "messages is empty"),
+    (chat(), "no_messages", "messages has no messages"),
     (chat(HI), "no_user_turn", "nobody asks anything"),
     (chat({"role": "user", "content": " \n"}, HI), "no_user_turn", "nobody asks anything"),
-    (chat({"role": "user", "content": 5}, HI), "wrong_type", r"got `int` - at `$[0].content`"),
-    (chat({"role": "\x1b[31mking", "content": "x"}), "unknown_role", r"\\x1b[31mking"),
+    (
+        chat({"role": "user", "content": 5}, HI),
+        "wrong_type",
+        "messages[0].content is a number, not text",
+    ),
+    (chat({"role": "\x1b[31mking", "content": "x"}), "unknown_role", r"\x1b[31mking"),
     (chat({"role": "user", "content": [{"type": "image_url"}]}, HI), "not_text", "not text"),
     (chat(HELLO, HI, tags=["seen:5"]), "reserved_tag", "holds the count"),
     (chat(HELLO, HI, tags="a"), "wrong_type", "tags: Expected `array`"),
@@ -341,6 +346,5 @@ def test_command_prints_counts_and_refused_lines(tmp_path: Path, run_cli: Ran) -
         "prompts   1 different; 1 rows repeat one of them",
         "replies   2 in the log; 0 rows have none",
         "refused   1 no_user_turn: line 2",
-        "odd       1 × field 'id', left out",
         f"written   1 prompts to {out}",
     ]

@@ -1,11 +1,11 @@
 """A labelling server with people in it: in this process, as a real process, and in a browser.
 
-    def test_something(server: Server, browser_page: Callable[[str], Page]) -> None:
+    def test_something(site: Site, browser_page: Callable[[str], Page]) -> None:
         page = browser_page("rater")                    # signed in; desktop, light
-        page.goto(f"{server.url}/p/{server.project_id}/label")
+        page.goto(f"/p/{site.project_id}/label")
 
-`server` is one process per test module. A module that wants something in the store first overrides
-the fixture `fill_store`; it is called with the open store before the process starts.
+`site` is one server per test module. A module that wants something in the store first overrides
+the fixture `fill_store`, or names the projects it works in in `projects_wanted`.
 """
 
 import secrets
@@ -16,15 +16,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from sqlalchemy import Connection
+from sqlalchemy import Connection, create_engine
 from starlette.testclient import TestClient
+from tests.serving.browser_world import (
+    CHROMIUM,
+    COOKIE,
+    DESKTOP,
+    FLAGS,
+    PATIENCE_MS,
+    Site,
+    fetch_axe,
+    open_page,
+    served,
+)
+from tests.serving.rater_world import Place, go, make_place
 from tests.store import conftest as store_fixtures
 
 from preftune.serving.app import create_app
@@ -38,19 +51,8 @@ from preftune.store.projects import ProjectSettings, Role
 postgresql, database_url = store_fixtures.postgresql, store_fixtures.database_url
 
 WORDS = "four unrelated words here"  # everybody's password
-COOKIE = "preftune"
 ROLES = ("admin", "lead", "rater", "rater2", "outsider")
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-DESKTOP, PHONE = (1280, 800), (390, 844)
-START_S, PATIENCE_MS = 60.0, 30_000
+START_S = 60.0
 LABEL = [sys.executable, "-m", "preftune.cli.main", "label"]
 
 
@@ -224,6 +226,14 @@ class Server:
         """Open its store; only while the process is stopped, or with PostgreSQL."""
         return Database(self.store)
 
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Look into its store while it runs; SQLite lets others read."""
+        engine = create_engine(f"sqlite:///file:{self.store}?mode=ro&uri=true")
+        with engine.connect() as db:
+            yield db
+        engine.dispose()
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -233,9 +243,28 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def fill_store() -> Callable[[Database, Cast], None]:
+def projects_wanted() -> dict[str, Place]:
+    """Projects of the two raters beside the cast's, by name; a module overrides this."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def places() -> dict[str, str]:
+    """Name → id of those projects, once the server runs."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def fill_store(
+    projects_wanted: dict[str, Place], places: dict[str, str]
+) -> Callable[[Database, Cast], None]:
     """What is in the store before the server starts; a module overrides this."""
-    return lambda _database, _cast: None
+
+    def fill(database: Database, cast: Cast) -> None:
+        for name, place in projects_wanted.items():
+            places[name] = make_place(database, cast, name, place)
+
+    return fill
 
 
 @pytest.fixture(scope="module")
@@ -276,13 +305,31 @@ def make_server(
 
 
 @pytest.fixture(scope="module")
-def server(
-    make_server: Callable[..., Server],
+def site(
+    tmp_path_factory: pytest.TempPathFactory,
     fill_store: Callable[[Database, Cast], None],
     project_settings: ProjectSettings,
-) -> Server:
+) -> Iterator[Site]:
     """One server for the module, filled by `fill_store`."""
-    return make_server(fill_store, settings=project_settings)
+    with open_site(
+        tmp_path_factory.mktemp("site") / "labels.db", fill_store, project_settings
+    ) as it:
+        yield it
+
+
+@contextmanager
+def open_site(
+    store: Path | str,
+    fill: Callable[[Database, Cast], None],
+    settings: ProjectSettings | None = None,
+) -> Iterator[Site]:
+    """Serve a new store from a thread until the block ends."""
+    with Database(store) as database:
+        cast = make_cast(database, settings)
+        fill(database, cast)
+        tokens = {role: sign_in(database, cast.ids[role]) for role in ROLES}
+        with served(database, cast, tokens) as made:
+            yield made
 
 
 @pytest.fixture(scope="session")
@@ -295,36 +342,13 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def open_page(
-    browser: Browser,
-    server: Server,
-    role: str | None,
-    *,
-    size: tuple[int, int] = DESKTOP,
-    dark: bool = False,
-) -> Page:
-    """Return a page in a context of its own, signed in as `role`; None: a visitor."""
-    context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]},
-        color_scheme="dark" if dark else "light",
-        reduced_motion="reduce",
-        has_touch=size == PHONE,
-        base_url=server.url,
-    )
-    if role:
-        context.add_cookies([{"name": COOKIE, "value": server.tokens[role], "url": server.url}])
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    return page
-
-
 @pytest.fixture
-def browser_page(browser: Browser, server: Server) -> Iterator[Callable[..., Page]]:
+def browser_page(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
     """Open pages, signed in by role; they close with the test."""
     opened: list[Page] = []
 
     def make(role: str | None, *, size: tuple[int, int] = DESKTOP, dark: bool = False) -> Page:
-        opened.append(open_page(browser, server, role, size=size, dark=dark))
+        opened.append(open_page(browser, site, role, size=size, dark=dark))
         return opened[-1]
 
     yield make
@@ -332,9 +356,19 @@ def browser_page(browser: Browser, server: Server) -> Iterator[Callable[..., Pag
         page.context.close()
 
 
-def complaints(page: Page) -> list[str]:
-    """Collect what the page complains of from now on: errors it raises, lines it logs as errors."""
-    found: list[str] = []
-    page.on("pageerror", lambda error: found.append(str(error)))
-    page.on("console", lambda line: found.append(line.text) if line.type == "error" else None)
-    return found
+@pytest.fixture
+def at(places: dict[str, str], browser_page: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the rater's page of a project by its name, and wait for its first item."""
+
+    def open_(name: str, role: str = "rater", **looks: Any) -> Page:
+        page = browser_page(role, **looks)
+        go(page, places[name])
+        return page
+
+    return open_
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core."""
+    return fetch_axe()

@@ -4,6 +4,10 @@ import random
 import uuid
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from httpx2 import Response as Answer
+from starlette.testclient import TestClient
 
 from preftune.records import encode
 from preftune.store.adjudication import Wanted, list_items
@@ -13,6 +17,10 @@ from preftune.store.labels import Vote, flag, vote
 from preftune.store.queue import Task, next_task
 from preftune.types import Comparison, Response, Sampling, assistant, make_prompt, text_of, user
 
+if TYPE_CHECKING:
+    from tests.serving.conftest import App
+
+SENT_HTML = {"Accept": "text/html"}
 SECRET_NAMES = ("model-good", "model-bad")
 
 
@@ -100,3 +108,35 @@ def complain(database: Database, project_id: str, who: str, item_id: str, why: s
     database.write(
         partial(flag, project_id=project_id, user_id=who, item_id=item_id, key="flag-1", why=why)
     )
+
+
+class Lead:
+    """A lead's client that knows the project."""
+
+    def __init__(self, app: "App", role: str = "lead") -> None:
+        self.app = app
+        self.client: TestClient = app.client(role)
+        self.base = f"/p/{app.cast.project_id}/lead"
+
+    def page(self, tail: str = "") -> str:
+        answer = self.client.get(self.base + tail, headers=SENT_HTML)
+        assert answer.status_code == 200, answer.text
+        return str(answer.text)
+
+    def get(self, tail: str) -> Answer:
+        return self.client.get(self.base + tail)
+
+    def post(self, tail: str, body: dict[str, Any] | None = None, *, key: str = "") -> Answer:
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        return self.client.post(self.base + tail, json=body or {}, headers=headers)
+
+    def done(self, tail: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        answer = self.post(tail, body)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def refused(self, tail: str, body: dict[str, Any] | None = None) -> str:
+        answer = self.post(tail, body)
+        assert answer.status_code in (409, 422), answer.text
+        return str(answer.json()["error"]["message"])

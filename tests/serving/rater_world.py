@@ -1,15 +1,12 @@
 """What tests of the rater's page share: items whose better side is known, and looks at the page."""
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from playwright.sync_api import Page, expect
-from sqlalchemy import Connection, create_engine, select
-from tests.serving.conftest import Cast, Server
+from playwright.sync_api import Locator, Page
+from sqlalchemy import Connection, select
 
 from preftune.store import events
 from preftune.store.database import Database
@@ -23,6 +20,11 @@ from preftune.store.projects import (
 from preftune.store.schema import items, judgments
 from preftune.types import Comparison, Prompt, Response, assistant, make_prompt, user
 
+if TYPE_CHECKING:
+    from tests.serving.browser_world import Site
+    from tests.serving.conftest import Cast, Server
+
+Open = Callable[..., Page]  # the fixture `at`
 GOOD, BAD = "a fine answer", "a poor answer"
 
 
@@ -49,7 +51,7 @@ class Place:
     guidelines: tuple[str, ...] = ()  # versions 1, 2, …
 
 
-def make_place(database: Database, cast: Cast, name: str, place: Place) -> str:
+def make_place(database: Database, cast: "Cast", name: str, place: Place) -> str:
     """Put a project with two raters into a store and return its id."""
 
     def make(db: Connection) -> str:
@@ -85,22 +87,13 @@ def said_of(db: Connection, project_id: str) -> dict[str, list[tuple[str, Verdic
     return found
 
 
-@contextmanager
-def looking(server: Server) -> Iterator[Connection]:
-    """Read the store of a server while it runs; SQLite lets others read."""
-    engine = create_engine(f"sqlite:///file:{server.store}?mode=ro&uri=true")
-    with engine.connect() as db:
-        yield db
-    engine.dispose()
-
-
-def verdicts(server: Server, project_id: str) -> dict[str, list[tuple[str, Verdict]]]:
-    with looking(server) as db:
+def verdicts(site: "Site | Server", project_id: str) -> dict[str, list[tuple[str, Verdict]]]:
+    with site.reading() as db:
         return said_of(db, project_id)
 
 
-def log_of(server: Server, project_id: str) -> list[events.Event]:
-    with looking(server) as db:
+def log_of(site: "Site | Server", project_id: str) -> list[events.Event]:
+    with site.reading() as db:
         return list(events.log(db, project_id))
 
 
@@ -115,8 +108,13 @@ def go(page: Page, project_id: str, *, number: int = 1) -> None:
 
 
 def wait_for_item(page: Page, number: int) -> None:
-    expect(page.locator("#item-number")).to_have_text(re.compile(rf"^(Item|Practice) {number}$"))
-    expect(page.locator("#verdict")).not_to_have_attribute("aria-busy", "true")
+    """Wait until the item is before the rater and the page takes verdicts."""
+    page.wait_for_function(
+        """(number) => ["Item", "Practice"].some((what) =>
+            document.getElementById("item-number").textContent === `${what} ${number}`)
+            && !document.getElementById("verdict").hasAttribute("aria-busy")""",
+        arg=number,
+    )
 
 
 def side_of(page: Page, text: str) -> int:
@@ -128,3 +126,18 @@ def side_of(page: Page, text: str) -> int:
 def press(page: Page, *keys: str) -> None:
     for key in keys:
         page.keyboard.press(key)
+
+
+def meant(page: Page, grade: int) -> str:
+    """Return the key for a grade of the better response against the worse one."""
+    return str(grade if side_of(page, GOOD) == 0 else 8 - grade)
+
+
+def pressed(page: Page) -> Locator:
+    """Return the verdicts that are chosen."""
+    return page.locator('.choice[aria-pressed="true"]')
+
+
+def finished(page: Page) -> None:
+    """Wait until nothing is left for the rater."""
+    page.locator("#nothing").wait_for()

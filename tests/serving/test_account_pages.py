@@ -5,28 +5,18 @@ import time
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
-from tests.serving.conftest import (
-    DESKTOP,
-    PHONE,
-    WORDS,
-    Cast,
-    Server,
-    complaints,
-    open_page,
-)
+from playwright.sync_api import Page, expect
+from tests.serving.browser_world import DESKTOP, PHONE, Site, complaints, offences, sideways
+from tests.serving.conftest import WORDS, Cast
 
 from preftune.store import people
 from preftune.store.database import Database
 
-PAGES = (
-    (None, "/login"),
-    (None, "/invite"),
-    ("admin", "/projects"),
-    ("rater", "/projects"),
-    ("admin", "/people"),
-    ("rater", "/account"),
-)
+PAGES: dict[str | None, tuple[str, ...]] = {
+    None: ("/login", "/invite", "/reset"),
+    "admin": ("/projects", "/people"),
+    "rater": ("/projects", "/account"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +45,7 @@ def test_a_person_is_invited_joins_signs_out_and_in_again(
     admin.goto("/people")
     seen.clear()  # what other pages complain of is theirs
     admin.get_by_label("Project", exact=True).select_option(label="Second desk")
-    admin.get_by_role("button", name="Make a link").click()
+    admin.get_by_role("button", name="Make a link", exact=True).click()
     shown = admin.get_by_label("Send this link")
     expect(shown).to_have_value(re.compile("/invite#"))
     link = shown.input_value()
@@ -82,6 +72,33 @@ def test_a_person_is_invited_joins_signs_out_and_in_again(
     new.keyboard.press("Enter")
     new.wait_for_url("**/projects")
     assert seen == []
+
+
+def test_a_forgotten_password_is_set_anew_by_a_link(browser_page: Callable[..., Page]) -> None:
+    admin, lead = browser_page("admin"), browser_page("outsider")
+    lead.goto("/account")
+    admin.goto("/people")
+    admin.get_by_role("button", name="Outsider Example sets a new password").click()
+    shown = admin.get_by_label("Send this link to Outsider Example")
+    expect(shown).to_be_focused()
+    expect(shown).to_have_value(re.compile("/reset#"))
+    link = shown.input_value()
+    page = browser_page(None)
+    seen = complaints(page)
+    page.goto(link)
+    expect(page.get_by_text("For Outsider Example.")).to_be_visible()
+    assert "#" not in page.url  # the token is out of the address
+    expect(page.get_by_label("E-mail address")).to_have_value("outsider@example.org")
+    page.get_by_label("New password").fill("trombone lantern pickle")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/projects")
+    expect(page.get_by_role("heading", name="Elsewhere")).to_be_visible()
+    assert seen == []
+    lead.reload()
+    lead.wait_for_url(re.compile("/login"))
+    page.goto("/login")  # signed in: on to the projects
+    page.goto(link)
+    expect(page.locator("#what")).to_contain_text("used, replaced, or has expired")
 
 
 def test_what_is_refused_is_shown_and_nothing_entered_is_lost(
@@ -123,15 +140,14 @@ def test_no_script_or_style_of_a_page_itself_runs(browser_page: Callable[..., Pa
     assert sum("img-src" in line for line in seen) == 1
 
 
-def test_a_request_is_repeated_under_its_key_until_the_server_is_back(
-    make_server: Callable[..., Server], browser: Browser
+def test_a_request_is_repeated_under_its_key_until_the_server_is_reached(
+    browser_page: Callable[..., Page], site: Site
 ) -> None:
-    server = make_server(lambda _database, _cast: None)
-    page = open_page(browser, server, "admin")
+    page = browser_page("admin")
     keys: list[str] = []
     page.on("request", lambda one: keys.append(one.headers.get("idempotency-key", "")))
     page.goto("/account")
-    server.kill()
+    page.context.set_offline(True)
     page.evaluate(
         """() => import("/static/api.js").then(({ post }) => {
             const body = {role: "admin", project_id: null};
@@ -139,18 +155,17 @@ def test_a_request_is_repeated_under_its_key_until_the_server_is_back(
         })"""
     )
     expect(page.locator("#connection")).to_contain_text("not saved yet")
-    server.start()
+    page.context.set_offline(False)
     expect(page.locator("#connection")).to_contain_text("Connected again")
     page.wait_for_function("window.answer !== undefined")
-    assert page.evaluate("window.answer.link").startswith(f"{server.url}/invite#")
+    assert page.evaluate("window.answer.link").startswith(f"{site.url}/invite#")
     sent = [key for key in keys if key]
     assert len(sent) >= 2
     assert len(set(sent)) == 1
-    page.context.close()
 
 
 def test_a_page_of_an_older_session_goes_on_after_signing_in_again(
-    browser_page: Callable[..., Page], server: Server
+    browser_page: Callable[..., Page], site: Site
 ) -> None:
     page = browser_page(None)
     page.goto("/login")
@@ -164,32 +179,35 @@ def test_a_page_of_an_older_session_goes_on_after_signing_in_again(
         """(project) => import("/static/api.js").then(({ post }) =>
             post("/api/invites", {role: "rater", project_id: project})
         ).then((answer) => { window.answer = answer; })""",
-        server.project_id,
+        site.project_id,
     )
     page.wait_for_function("window.answer?.link")
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+UNNAMED = """
+() => [...document.querySelectorAll("input:not([type=hidden]), select, textarea")]
+    .filter((field) => field.labels.length === 0).map((field) => field.outerHTML)
+"""
+SMALL = """
+() => [...document.querySelectorAll("button, .button, nav a, input, select")]
+    .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 36)
+    .map((e) => e.outerHTML)
+"""
+
+
+@pytest.mark.parametrize("role", list(PAGES))
 def test_every_page_fits_has_one_heading_and_can_be_used_by_keyboard(
-    browser: Browser, server: Server, size: tuple[int, int]
+    browser_page: Callable[..., Page], axe: str, role: str | None
 ) -> None:
-    for role, path in PAGES:
-        page = open_page(browser, server, role, size=size)
+    page = browser_page(role)
+    for path in PAGES[role]:
         page.goto(path)
-        page.wait_for_load_state("networkidle")
-        assert page.locator("h1").count() == 1, path
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
-        unnamed = page.evaluate(
-            """() => [...document.querySelectorAll("input:not([type=hidden]), select, textarea")]
-                .filter((field) => field.labels.length === 0).map((field) => field.outerHTML)"""
-        )
-        assert unnamed == [], path
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip-link", path
-        small = page.evaluate(
-            """() => [...document.querySelectorAll("button, .button, nav a, input, select")]
-                .filter((e) => e.checkVisibility() && e.getBoundingClientRect().height < 36)
-                .map((e) => e.outerHTML)"""
-        )
-        assert small == [], path
-        page.context.close()
+        assert page.locator("h1").count() == 1, path
+        assert page.evaluate(UNNAMED) == [], path
+        assert offences(page, axe) == [], path
+        for width, height in (DESKTOP, PHONE):
+            page.set_viewport_size({"width": width, "height": height})
+            assert sideways(page) <= 0, (path, width)
+            assert page.evaluate(SMALL) == [], (path, width)

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
-from tests.serving.conftest import COOKIE, WORDS, App, plant
+from tests.serving.browser_world import COOKIE
+from tests.serving.conftest import WORDS, App, plant
 
 from preftune.errors import DataError
 from preftune.serving import passwords

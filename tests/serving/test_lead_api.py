@@ -3,16 +3,14 @@
 import hashlib
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from httpx2 import Response as Answer
 from sqlalchemy import update
-from starlette.testclient import TestClient
 from tests.serving.conftest import App, make_cast
 from tests.serving.lead_world import (
     SECRET_NAMES,
     Click,
+    Lead,
     comparison,
     complain,
     crowd,
@@ -32,7 +30,6 @@ from preftune.store.snapshots import dataset_file
 from preftune.types import Judgment, Rater, text_of
 
 TWO_RATERS = ProjectSettings(raters_per_item=2)
-SENT_HTML = {"Accept": "text/html"}
 
 
 @pytest.fixture
@@ -49,38 +46,6 @@ def desk(database_url: str) -> Iterator[App]:
 def small(app: App) -> App:
     """The application over SQLite, for what does not touch the databases' differences."""
     return app
-
-
-class Lead:
-    """A lead's client that knows the project."""
-
-    def __init__(self, app: App, role: str = "lead") -> None:
-        self.app = app
-        self.client: TestClient = app.client(role)
-        self.base = f"/p/{app.cast.project_id}/lead"
-
-    def page(self, tail: str = "") -> str:
-        answer = self.client.get(self.base + tail, headers=SENT_HTML)
-        assert answer.status_code == 200, answer.text
-        return str(answer.text)
-
-    def get(self, tail: str) -> Answer:
-        return self.client.get(self.base + tail)
-
-    def post(self, tail: str, body: dict[str, Any] | None = None, *, key: str = "") -> Answer:
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        return self.client.post(self.base + tail, json=body or {}, headers=headers)
-
-    def done(self, tail: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = self.post(tail, body)
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    def refused(self, tail: str, body: dict[str, Any] | None = None) -> str:
-        answer = self.post(tail, body)
-        assert answer.status_code in (409, 422), answer.text
-        return str(answer.json()["error"]["message"])
 
 
 def populated(app: App, *, items: int = 6) -> Lead:
@@ -111,7 +76,7 @@ def test_every_page_shows_an_empty_and_a_full_project(desk: App) -> None:
         assert "Care desk" in lead.page(tail)
     populated(desk)
     lead.done("/guideline", {"text": "# Be kind", "base": 0})
-    seal = lead.done("/datasets", {"name": "first", "policy": "votes"})["to"].rsplit("/", 1)[1]
+    seal = lead.done("/datasets", {"name": "first", "policy": "votes"})["next"].rsplit("/", 1)[1]
     (item, *_) = items_of(desk.database, desk.cast.project_id).values()
     more = (
         f"/items/{item.id}",
@@ -195,7 +160,7 @@ def test_responses_to_be_rewritten_come_with_their_prompts(small: App) -> None:
 def test_names_of_models_are_shown_only_when_asked_for(small: App) -> None:
     lead = populated(small)
     item_id = items_of(small.database, small.cast.project_id)["c0"].id
-    seal = lead.done("/datasets", {"name": "d", "policy": "votes"})["to"].rsplit("/", 1)[1]
+    seal = lead.done("/datasets", {"name": "d", "policy": "votes"})["next"].rsplit("/", 1)[1]
     places = (f"/items/{item_id}", f"/datasets/{seal}", f"/datasets/{seal}/rows/1")
     for tail in places:
         assert not any(name in lead.page(tail) for name in SECRET_NAMES)
@@ -232,9 +197,9 @@ def test_a_lead_settles_blind_and_the_dataset_has_the_last_word(desk: App) -> No
     body = {"answers": {"overall": "7" if good_first else "1"}, "why": "policy"}
     key = uuid.uuid4().hex
     first, again = (lead.post(tail, body, key=key).json() for _ in range(2))
-    assert first == again == {"message": "Settled.", "to": f"{lead.base}/adjudication/next"}
-    assert lead.client.get(first["to"]).headers["Location"] == f"{lead.base}/adjudication"
-    made = lead.done("/datasets", {"name": "settled", "policy": "votes"})["to"].rsplit("/", 1)[1]
+    assert first == again == {"message": "Settled.", "next": f"{lead.base}/adjudication/next"}
+    assert lead.client.get(first["next"]).headers["Location"] == f"{lead.base}/adjudication"
+    made = lead.done("/datasets", {"name": "settled", "policy": "votes"})["next"].rsplit("/", 1)[1]
     (pair,) = read_pairs(dataset_file(desk.database, made))
     assert text_of(pair.chosen) == "bad answer 0"
     assert pair.provenance.raters == (ids["lead"],)
@@ -356,7 +321,7 @@ def test_a_rater_can_be_paused_excluded_and_let_back(desk: App) -> None:
         assert found.state == state
     lead.done(f"/raters/{who}/state", {"state": "excluded"})
     assert lead.get("/now").json()["agreement"][0]["items"] == 0  # nobody left to agree with
-    made = lead.done("/datasets", {"name": "one", "policy": "votes"})["to"].rsplit("/", 1)[1]
+    made = lead.done("/datasets", {"name": "one", "policy": "votes"})["next"].rsplit("/", 1)[1]
     raters = {p.provenance.raters for p in read_pairs(dataset_file(desk.database, made))}
     assert raters == {(desk.cast.ids["rater"],)}
 
@@ -366,8 +331,8 @@ def test_a_dataset_has_one_hash_however_often_it_is_frozen(desk: App) -> None:
     first, again = (
         lead.done("/datasets", {"name": name, "policy": "votes"}) for name in ("May", "June")
     )
-    assert first["to"] == again["to"]
-    seal = first["to"].rsplit("/", 1)[1]
+    assert first["next"] == again["next"]
+    seal = first["next"].rsplit("/", 1)[1]
     answer = lead.get(f"/datasets/{seal}/file")
     assert hashlib.sha256(answer.content).hexdigest() == seal
     assert answer.headers["content-disposition"] == f'attachment; filename="May-{seal[:12]}.jsonl"'
@@ -380,7 +345,7 @@ def test_a_dataset_has_one_hash_however_often_it_is_frozen(desk: App) -> None:
 
 
 def test_a_dataset_of_another_project_is_not_there(small: App) -> None:
-    seal = populated(small).done("/datasets", {"name": "d", "policy": "votes"})["to"][-64:]
+    seal = populated(small).done("/datasets", {"name": "d", "policy": "votes"})["next"][-64:]
     stranger = Lead(small, "outsider")
     stranger.base = f"/p/{small.cast.other_id}/lead"
     assert stranger.get("/datasets").status_code == 200
@@ -390,7 +355,7 @@ def test_a_dataset_of_another_project_is_not_there(small: App) -> None:
 
 def test_a_row_is_traced_to_seed_generator_rater_and_log(desk: App) -> None:
     lead = populated(desk)
-    seal = lead.done("/datasets", {"name": "d", "policy": "votes"})["to"][-64:]
+    seal = lead.done("/datasets", {"name": "d", "policy": "votes"})["next"][-64:]
     (pair, *_) = read_pairs(dataset_file(desk.database, seal))
     to = lead.client.get(f"{lead.base}/datasets/{seal}", params={"row": pair.id})
     assert to.headers["Location"] == f"{lead.base}/datasets/{seal}/rows/1"

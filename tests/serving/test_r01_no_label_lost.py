@@ -2,64 +2,86 @@
 
 import asyncio
 import random
+import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from benchmarks.labelling_clients import Acknowledged, Rater, all_work
 from benchmarks.labelling_load import fill
 from sqlalchemy import select
-from tests.serving.conftest import Cast, Server
+from tests.serving.conftest import free_port
+from tests.store.forked import Forks, forks
+from tests.store.sizes import size
 
 from preftune.store import events
 from preftune.store.database import Database
 from preftune.store.projects import projects_of
 from preftune.store.schema import judgments
 
-LABELS, CLIENTS, KILLS = 2000, 20, 20
+LABELS, CLIENTS, KILLS = size(2000, 50_000), 20, size(20, 200)
+PATIENCE_S = 120.0
+MODULES = ("preftune.serving.app", "preftune.serving.offer")
 
 
-def test_r01_no_acknowledged_label_is_lost_or_doubled(
-    make_server: Callable[..., Server], database_url: str
-) -> None:
-    raters: list[Rater] = []
+@dataclass(kw_only=True)
+class Mortal:
+    """A labelling server that can be killed and started again, at the same address."""
 
-    def prepare(database: Database, _cast: Cast) -> None:
+    forks: Forks
+    store: str
+    port: int
+    process: int = 0
+
+    def start(self) -> None:
+        self.process = self.forks.run("label", "--store", self.store, "--port", str(self.port))
+
+    def end(self, sign: int) -> None:
+        self.forks.end(self.process, sign)
+
+
+def test_r01_no_acknowledged_label_is_lost_or_doubled(database_url: str, tmp_path: Path) -> None:
+    with Database(database_url) as database:
         project_id, tokens = fill(database, clients=CLIENTS, items=LABELS + CLIENTS)
-        raters.extend(Rater(port=0, token=token, project_id=project_id) for token in tokens)
-
-    server = make_server(prepare, store=database_url)
-    for rater in raters:
-        rater.port = server.port
-    killed = keep_killing(server, raters)
+    with forks(tmp_path / "log", *MODULES) as parent:
+        server = Mortal(forks=parent, store=database_url, port=free_port())
+        raters = [Rater(port=server.port, token=one, project_id=project_id) for one in tokens]
+        server.start()
+        killed = keep_killing(server, raters)
+        server.end(signal.SIGTERM)
     acknowledged = [said for rater in raters for said in rater.acknowledged]
     assert killed == KILLS
     assert len(acknowledged) >= LABELS
     assert sum(rater.tries for rater in raters) > KILLS  # the kills were felt
-    server.stop()
-    with server.database() as database:
-        check(database, raters[0].project_id, acknowledged)
+    with Database(database_url) as database:
+        check(database, project_id, acknowledged)
 
 
-def keep_killing(server: Server, raters: list[Rater]) -> int:
+def keep_killing(server: Mortal, raters: list[Rater]) -> int:
     """Kill the server at random moments while the raters work; return how often."""
     chance, killed = random.Random(1), 0
 
     def done() -> int:
         return sum(len(rater.acknowledged) for rater in raters)
 
-    work = threading.Thread(target=lambda: asyncio.run(all_work(raters, lambda: done() >= LABELS)))
+    def label() -> None:
+        asyncio.run(all_work(raters, lambda: done() >= LABELS))
+
+    work = threading.Thread(target=label, daemon=True)  # ends with the test, however that ends
     work.start()
     while work.is_alive() and killed < KILLS:
         wanted = done() + chance.randrange(1, LABELS // KILLS - 10)
+        deadline = time.monotonic() + PATIENCE_S
         while done() < wanted and work.is_alive():
+            assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.005)
-        server.kill()
+        server.end(signal.SIGKILL)
         server.start()
         killed += 1
-    work.join(timeout=300)
+    work.join(timeout=max(300.0, LABELS / 20))
     return killed
 
 
@@ -78,9 +100,9 @@ def check(database: Database, project_id: str, acknowledged: list[Acknowledged])
     assert set(Counter(row.item_id for row in kept).values()) == {1}  # one rater wanted, one had
 
 
-def test_the_check_finds_a_lost_label(make_server: Callable[..., Server]) -> None:
+def test_the_check_finds_a_lost_label(tmp_path: Path) -> None:
     lost = Acknowledged(key="never", item_id="x", round=0, grade=1, seconds=0.0)
-    server = make_server(lambda _database, _cast: None)
-    server.stop()
-    with server.database() as database, pytest.raises(AssertionError):
-        check(database, server.project_id, [lost])
+    with Database(tmp_path / "labels.db") as database:
+        project_id, _ = fill(database, clients=1, items=1)
+        with pytest.raises(AssertionError):
+            check(database, project_id, [lost])

@@ -1,36 +1,27 @@
 """The page for everybody: by keyboard or pointer, on a phone, with a screen reader, in the dark."""
 
 import random
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.serving.conftest import DESKTOP, PHONE, Cast, Server
+from tests.serving.browser_world import DESKTOP, PHONE, Site, offences, sideways
 from tests.serving.rater_world import (
+    Open,
     Place,
     answer,
     compared,
     comparisons,
-    go,
-    make_place,
     press,
     verdicts,
     wait_for_item,
 )
 
-from preftune.store.database import Database
 from preftune.store.items import Verdict, of_comparison, of_response
 from preftune.store.projects import ProjectSettings
 from preftune.types import Comparison, Message, make_prompt, user
 
-Open = Callable[..., Page]
-AXE = "axe-core@4.10.3"
 TEXTS = ("first of all\n\n- a\n- b", "second " * 200, "third: `" + "x" * 300 + "`", "fourth")
 
 
@@ -48,70 +39,20 @@ PLACES = {
         settings=ProjectSettings(dimensions=("helpful", "tone"), reasons=("kind",)),
         guidelines=("fair",),
     ),
+    "long": Place(new=[of_comparison(compared(1, "short. " * 700, "long. " * 6000))]),
+    "keyboards": Place(new=comparisons(2), settings=ProjectSettings(reasons=("clear", "kind"))),
     "rewrite": Place(new=[of_response(PROMPT, FOUR[0])], settings=ProjectSettings(kind="rewrite")),
 }
 
 
 @pytest.fixture(scope="module")
-def places() -> dict[str, str]:
-    """Name → id of the projects, once the server runs."""
-    return {}
+def projects_wanted() -> dict[str, Place]:
+    return PLACES
 
 
-@pytest.fixture(scope="module")
-def fill_store(places: dict[str, str]) -> Callable[[Database, Cast], None]:
-    def fill(database: Database, cast: Cast) -> None:
-        for name, place in PLACES.items():
-            places[name] = make_place(database, cast, name, place)
-
-    return fill
-
-
-@pytest.fixture
-def at(server: Server, places: dict[str, str], browser_page: Open) -> Open:
-    """Open the page of a project, and wait for its first item."""
-
-    def open_(name: str, role: str = "rater", **looks: Any) -> Page:
-        page = browser_page(role, **looks)
-        go(page, places[name])
-        return page
-
-    return open_
-
-
-@pytest.fixture(scope="session")
-def axe() -> str:
-    """The source of axe-core, fetched from the npm registry once and kept between sessions."""
-    kept = Path(tempfile.gettempdir()) / "preftune-test-axe" / AXE
-    source = kept / "package" / "axe.min.js"
-    if not source.exists():
-        npm = shutil.which("npm")
-        assert npm, "npm is missing: install Debian's npm, which fetches axe-core for this test"
-        kept.mkdir(parents=True, exist_ok=True)
-        ran = subprocess.run(
-            [npm, "pack", AXE], cwd=kept, capture_output=True, text=True, check=False
-        )
-        assert ran.returncode == 0, f"axe-core cannot be fetched from npm: {ran.stderr[-500:]}"
-        packed = kept / ran.stdout.split()[-1]
-        subprocess.run(["tar", "-xzf", packed.name], cwd=kept, check=True)
-    return source.read_text()
-
-
-def offences(page: Page, axe: str) -> list[str]:
-    """Return what axe finds serious or critical."""
-    page.evaluate(axe)
-    found: Any = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        f"{one['id']}: {node['html'][:200]}"
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
-        for node in one["nodes"]
-    ]
-
-
-@pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (DESKTOP, True), (PHONE, False)])
-def test_axe_finds_nothing_serious(at: Open, axe: str, size: tuple[int, int], dark: bool) -> None:
-    page = at("ranking", size=size, dark=dark)
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_axe_finds_nothing_serious(at: Open, axe: str, size: tuple[int, int]) -> None:
+    page = at("ranking", size=size)
     assert offences(page, axe) == []
     press(page, "m")
     expect(page.locator(".turn.user .markdown").first).to_be_visible()
@@ -138,13 +79,6 @@ def test_axe_finds_nothing_serious_in_the_other_states(at: Open, axe: str) -> No
     page = at("rewrite")
     page.locator("#rewrite-text").fill("something else")
     assert offences(page, axe) == []
-
-
-def sideways(page: Page) -> int:
-    found: int = page.evaluate(
-        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    )
-    return found
 
 
 def test_a_phone_never_scrolls_sideways_and_switches_responses(
@@ -227,7 +161,7 @@ def test_ranking_by_keyboard_equals_ranking_by_pointer(
 ) -> None:
     with_keys, with_mouse = at("ranking", "rater"), at("ranking", "rater2")
     rng = random.Random(3)
-    for _ in range(12):
+    for _ in range(7):
         label, place = rng.choice("ABCD"), rng.randrange(4)
         put_by_key(with_keys, label, place)
         drag(with_mouse, label, place)
@@ -235,7 +169,7 @@ def test_ranking_by_keyboard_equals_ranking_by_pointer(
 
 
 def test_a_ranking_counts_once_it_was_touched_and_ties_can_be_made(
-    server: Server, places: dict[str, str], at: Open
+    site: Site, places: dict[str, str], at: Open
 ) -> None:
     page = at("order")
     page.keyboard.press("Enter")
@@ -258,7 +192,7 @@ def test_a_ranking_counts_once_it_was_touched_and_ties_can_be_made(
     page.keyboard.press("t")
     page.keyboard.press("Enter")
     expect(page.locator("#nothing")).to_be_visible()
-    found = verdicts(server, places["order"])
+    found = verdicts(site, places["order"])
     taken = [[text[:5] for text in TEXTS].index(text) for text in shown]
     (ranked,) = [
         said[0][1]["ranking"] for said in found.values() if len(said[0][1]["ranking"]) == 3
@@ -268,17 +202,79 @@ def test_a_ranking_counts_once_it_was_touched_and_ties_can_be_made(
     assert sizes == [1, 3, 4]
 
 
-def test_responses_scroll_together_when_asked(
-    at: Open,
-) -> None:
-    page = at("ranking", "rater", size=(1000, 800))
-    page.locator("#option-linked").click()
+# One pane moves by small steps, frame after frame; where it stands, and how far the other is off.
+MOVE = """
+async ([leader, other]) => {
+  const panes = [...document.querySelectorAll(".pane")];
+  const room = (pane) => pane.scrollHeight - pane.clientHeight;
+  const found = [];
+  for (let step = 1; step <= 25; step += 1) {
+    panes[leader].scrollTop = step * 4;
+    await new Promise(requestAnimationFrame);
+    await new Promise(requestAnimationFrame);
+    const share = (at) => panes[at].scrollTop / room(panes[at]);
+    found.push([panes[leader].scrollTop, Math.abs(share(0) - share(1)) * room(panes[other])]);
+  }
+  return found;
+}
+"""
+
+
+def test_responses_of_different_length_scroll_together_by_their_share(at: Open) -> None:
+    page = at("long")
     panes = page.locator(".pane")
-    tops = "() => [...document.querySelectorAll('.pane')].map((one) => one.scrollTop)"
-    panes.evaluate_all("(all) => { for (const one of all) one.style.maxHeight = '12px' }")
-    panes.first.evaluate("(one) => { one.scrollTop = 1e6 }")
-    page.wait_for_timeout(100)
-    assert all(top > 0 for top in page.evaluate(tops))
+    press(page, "l")
+    expect(page.locator("#option-linked")).to_have_attribute("aria-pressed", "true")
+    rooms = panes.evaluate_all("(all) => all.map((one) => one.scrollHeight - one.clientHeight)")
+    assert max(rooms) > 4 * min(rooms) > 400
+    for leader, other in ((0, 1), (1, 0)):
+        moved: list[tuple[float, float]] = page.evaluate(MOVE, [leader, other])
+        assert [at for at, _ in moved] == [4.0 * step for step in range(1, 26)]  # none thrown back
+        assert max(off for _, off in moved) <= 1.0  # pixel
+    panes.first.focus()
+    press(page, "End")
+    page.wait_for_function(
+        """() => [...document.querySelectorAll(".pane")].every((one) =>
+            one.scrollTop >= one.scrollHeight - one.clientHeight - 1)"""
+    )
+    panes.first.evaluate("(one) => { one.scrollTop = 0 }")
+    page.wait_for_function("document.querySelectorAll('.pane')[1].scrollTop === 0")
+    press(page, "l")
+    assert panes.evaluate_all("(all) => all.map((one) => one.scrollHeight - one.clientHeight)") == [
+        0,
+        0,
+    ]
+
+
+def key_of(page: Page, key: str, code: str, **held: bool) -> None:
+    """Press a key of another keyboard than the browser's own."""
+    page.evaluate(
+        """(init) => document.activeElement.dispatchEvent(
+            new KeyboardEvent("keydown", {bubbles: true, cancelable: true, ...init}))""",
+        {"key": key, "code": code, **held},
+    )
+
+
+def test_keys_act_by_their_place_on_french_and_cyrillic_keyboards(at: Open) -> None:
+    page = at("keyboards")
+    chosen = page.locator('.choice[aria-pressed="true"]')
+    reason = page.locator('.why .chip[aria-pressed="true"]')
+    key_of(page, "é", "Digit2")
+    expect(chosen).to_have_text("2A better")
+    key_of(page, "1", "Digit1", shiftKey=True)
+    expect(reason).to_have_text("clear")
+    expect(chosen).to_have_text("2A better")
+    key_of(page, "[", "Digit5", modifierAltGraph=True)  # types a bracket, is no 5
+    expect(chosen).to_have_text("2A better")
+    key_of(page, "@", "Digit2", shiftKey=True)  # an American keyboard
+    expect(reason).to_have_text(["clear", "kind"])
+    before = page.locator("#prompt-turns").inner_text()
+    key_of(page, "ы", "KeyS")  # skip
+    expect(page.locator("#prompt-turns")).not_to_have_text(before)
+    ranking = at("ranking", "rater2")
+    ranking.locator(".grip").first.focus()
+    key_of(ranking, '"', "Digit3")
+    assert order(ranking) == [["B"], ["C"], ["A"], ["D"]]
 
 
 def test_screen_readers_hear_what_happens_and_focus_moves_to_the_item(
@@ -298,10 +294,10 @@ def test_screen_readers_hear_what_happens_and_focus_moves_to_the_item(
 
 
 def test_word_differences_join_to_both_texts(
-    server: Server, browser_page: Callable[..., Page]
+    browser_page: Callable[..., Page],
 ) -> None:
     page = browser_page("rater")
-    page.goto(server.url + "/projects")
+    page.goto("/projects")
     rng = random.Random(1)
     words = ["wash", "it", " ", "  ", "\n", ",", "é", "手", "洗", "👩‍🔧", "gently", "."]
     pairs = [

@@ -1,59 +1,42 @@
-"""More than 300 hostile texts in every field: nothing runs, nothing is fetched, all can be read."""
+"""Over 300 hostile texts in every field that a rater sees: nothing runs, all can be read."""
 
 import json
-import unicodedata
 from collections.abc import Callable
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Dialog, Page, Request, expect
-from tests.serving.conftest import Cast, Server, complaints
-from tests.serving.rater_world import label_url, wait_for_item
+from playwright.sync_api import Page, expect
+from tests.serving.browser_world import Site
+from tests.serving.conftest import Cast
+from tests.serving.rater_world import (
+    Place,
+    answer,
+    label_url,
+    make_place,
+    said_of,
+    wait_for_item,
+)
+from tests.serving.xss_world import NAME, PAYLOADS, Watched, hostile, readable, texts
 
 from preftune.serving.safe_markdown import TAGS
 from preftune.store.database import Database
-from preftune.store.items import add_items, of_comparison
+from preftune.store.items import add_items, of_comparison, of_response
 from preftune.store.projects import ProjectSettings, publish_guideline
-from preftune.types import Comparison, Message, Response, ToolCall, make_prompt, user
-
-LINES = Path(__file__).with_name("xss_payloads.txt").read_text().splitlines()
-PAYLOADS: list[str] = [json.loads(line) for line in LINES]
-NAME = PAYLOADS[0]
-HIDDEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
-
-
-def readable(text: str) -> str:
-    """What stands on the page for a text: hidden characters spelt out; an oracle of our own."""
-    kept = "\n\t\u200c\u200d"
-    return "".join(
-        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN and c not in kept else c
-        for c in text
-    )
-
-
-def turn(text: str) -> Message:
-    call = ToolCall(name=text, arguments=text)
-    return Message(role="assistant", content=text, tool_calls=(call,))
-
-
-def hostile() -> Comparison:
-    """Return a comparison that has every payload in every field, one turn each."""
-    system = Message(role="system", content="\n".join(PAYLOADS))
-    tools = tuple(Message(role="tool", content=text, name=text) for text in PAYLOADS)
-    prompt = make_prompt(
-        system, *map(user, PAYLOADS), *tools, tools=tuple({"name": text} for text in PAYLOADS)
-    )
-    responses = tuple(
-        Response(id=f"r{n}", prompt_id=prompt.id, messages=tuple(map(turn, texts)))
-        for n, texts in enumerate((PAYLOADS, PAYLOADS[::-1]))
-    )
-    return Comparison(id=PAYLOADS[0], prompt=prompt, responses=responses)
+from preftune.types import make_prompt, user
 
 
 @pytest.fixture(scope="module")
 def project_settings() -> ProjectSettings:
     return ProjectSettings(dimensions=(NAME, PAYLOADS[3]), reasons=tuple(PAYLOADS))
+
+
+@pytest.fixture(scope="module")
+def rewriting(site: Site) -> str:
+    """A project in which a response of all payloads is to be rewritten."""
+    prompt = make_prompt(user("Write them down."))
+    response = answer(prompt, "\n\n".join(PAYLOADS), 0)
+    settings = ProjectSettings(kind="rewrite", dimensions=(NAME,))
+    place = Place(new=[of_response(prompt, response)], settings=settings)
+    return make_place(site.database, site.cast, NAME, place)
 
 
 @pytest.fixture(scope="module")
@@ -68,64 +51,12 @@ def fill_store() -> Callable[[Database, Cast], None]:
     return fill
 
 
-class Watched:
-    """A page of which all is noted that a script of somebody else's could have done."""
-
-    def __init__(self, page: Page, server: Server) -> None:
-        self.page, self.origin = page, server.url
-        self.said = complaints(page)
-        self.dialogs: list[str] = []
-        self.asked: list[str] = []
-        page.on("dialog", self.on_dialog)
-        page.on("request", self.on_request)
-        page.goto(label_url(server.project_id))
-        wait_for_item(page, 1)
-
-    def on_dialog(self, dialog: Dialog) -> None:
-        self.dialogs.append(dialog.message)
-        dialog.dismiss()
-
-    def on_request(self, request: Request) -> None:
-        self.asked.append(request.url)
-
-    def assert_nothing_happened(self) -> None:
-        """No dialog, no complaint of the content policy, no flag, no address but ours."""
-        self.page.wait_for_timeout(300)
-        assert self.dialogs == []
-        assert self.said == []
-        assert self.page.evaluate("'pwned' in window") is False
-        for url in self.asked:
-            parts = urlsplit(url)
-            assert f"{parts.scheme}://{parts.netloc}" == self.origin
-            assert parts.path.startswith(("/p/prj-", "/static/"))
-        assert self.page.url.startswith(f"{self.origin}/p/")
-        assert self.page.evaluate(FOREIGN) == []
-
-
-# Elements in foreign texts that we did not make, and attributes that we did not give.
-FOREIGN = """
-() => {
-  const acts = /^(on|src|style|formaction|action|poster|href|xlink|background|data$)/i;
-  const loads = new RegExp("^(script|iframe|object|embed|img|svg|link|meta|base|style|video|audio"
-    + "|math|template|form|input|a)$", "i");
-  return [...document.querySelectorAll("main *, dialog *")].flatMap((one) => [
-    ...(loads.test(one.tagName) ? [one.tagName] : []),
-    ...[...one.attributes].filter(({name}) => acts.test(name)).map(({name}) => name),
-  ]);
-}
-"""
-
-
 @pytest.fixture
-def watched(server: Server, browser_page: Callable[..., Page]) -> Watched:
-    return Watched(browser_page("rater"), server)
-
-
-def texts(page: Page, where: str) -> list[str]:
-    found: list[str] = page.evaluate(
-        "(where) => [...document.querySelectorAll(where)].map((one) => one.textContent)", where
-    )
-    return found
+def watched(site: Site, browser_page: Callable[..., Page]) -> Watched:
+    page = Watched(browser_page("rater"), site)
+    page.page.goto(label_url(site.project_id))
+    wait_for_item(page.page, 1)
+    return page
 
 
 def test_plain_texts_stand_as_they_were_written(watched: Watched) -> None:
@@ -146,6 +77,7 @@ def test_plain_texts_stand_as_they_were_written(watched: Watched) -> None:
         " ".join(text.split()) for text in one_line
     ]
     assert texts(page, ".dimension-name > :first-child") == [NAME, PAYLOADS[3]]
+    assert page.locator("main").locator("a, form, input, svg").count() == 0
     watched.assert_nothing_happened()
 
 
@@ -163,7 +95,7 @@ def test_rendered_markdown_and_marked_differences_run_nothing(watched: Watched) 
     watched.assert_nothing_happened()
 
 
-def test_guideline_names_and_reasons_run_nothing(watched: Watched, server: Server) -> None:
+def test_guideline_names_and_reasons_run_nothing(watched: Watched, site: Site) -> None:
     page = watched.page
     page.keyboard.press("g")
     page.get_by_role("button", name="As written").click()
@@ -193,3 +125,30 @@ def test_what_raters_write_comes_back_as_they_wrote_it(watched: Watched) -> None
     (shown,) = texts(page, ".why-said")
     assert shown == readable(why.strip())
     watched.assert_nothing_happened()
+
+
+def test_the_rewrite_editor_holds_what_was_written(
+    site: Site, browser_page: Callable[..., Page], rewriting: str
+) -> None:
+    page = browser_page("rater")
+    watched = Watched(page, site)
+    page.goto(label_url(rewriting))
+    wait_for_item(page, 1)
+    editor, original = page.locator("#rewrite-text"), "\n\n".join(PAYLOADS)
+    assert editor.input_value() == original  # nothing spelt out: it is sent back
+    added = "\n".join(PAYLOADS[::10])
+    editor.focus()
+    page.keyboard.press("Control+End")
+    page.keyboard.insert_text(added)
+    expect(page.locator(".diff ins")).to_have_count(1)
+    shown = page.locator(".diff ins, .diff span:not(.hidden-character)").all_text_contents()
+    assert "".join(shown) == readable(f"{original}{added}")
+    watched.assert_nothing_happened()
+    page.keyboard.press("Control+Enter")
+    page.locator("#nothing").wait_for()
+    page.keyboard.press("h")
+    expect(page.get_by_role("dialog")).to_contain_text("rewritten")
+    watched.assert_nothing_happened()
+    with site.reading() as db:
+        (((_, said),),) = said_of(db, rewriting).values()
+    assert said["rewrite"] == f"{original}{added}"

@@ -27,15 +27,19 @@ FOR_VISITORS = {
     "/login",
     "/setup",
     "/invite",
+    "/reset",
     "/api/login",
     "/api/logout",
     "/api/invites/look",
     "/api/invites/accept",
+    "/api/reset",
+    "/api/reset/look",
 }
 FOR_ADMINS = {
     "/people",
     "/api/people/{user_id}/disable",
     "/api/people/{user_id}/enable",
+    "/api/people/{user_id}/reset",
     "/api/invites/{invite_id}/withdraw",
     "/api/projects",
 }

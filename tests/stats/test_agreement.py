@@ -14,6 +14,7 @@ from preftune.errors import DataError
 from preftune.stats.agreement import (
     Level,
     alpha_interval,
+    alpha_of_counts,
     cohen_kappa,
     fleiss_kappa,
     krippendorff_alpha,
@@ -211,3 +212,41 @@ def test_alpha_equals_evalica_on_random_sparse_votes(level: Level) -> None:
     ]
     theirs = evalica.alpha(pd.DataFrame(table), distance=level).alpha
     assert krippendorff_alpha(votes, level=level) == pytest.approx(theirs)
+
+
+def counted(votes: list[tuple[int, str, int]]) -> tuple[np.ndarray, list[int]]:
+    """How often each value was said on each unit, and the values."""
+    values = sorted({value for _, _, value in votes})
+    table = np.zeros((max(unit for unit, _, _ in votes) + 1, len(values)), dtype=int)
+    for unit, _, value in votes:
+        table[unit, values.index(value)] += 1
+    return table, values
+
+
+@pytest.mark.parametrize(
+    ("level", "alpha"),
+    [("nominal", 0.743421), ("ordinal", 0.815388), ("interval", 0.849107), ("ratio", 0.797403)],
+)
+def test_alpha_of_counts_of_the_published_example(level: Level, alpha: float) -> None:
+    found = alpha_of_counts(*counted(NOTE_VOTES), level=level)
+    assert found.alpha == pytest.approx(alpha, abs=5e-7)
+    assert (found.units, found.votes) == (11, 40)
+
+
+def test_alpha_of_counts_has_the_interval_of_the_votes() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.integers(0, 3, 400)
+    votes = [
+        (unit, rater, int(truth[unit] if draw.random() < 0.7 else draw.integers(0, 3)))
+        for unit in range(400)
+        for rater in "abc"
+    ]
+    found = alpha_of_counts(*counted(votes))
+    assert found.alpha == pytest.approx(krippendorff_alpha(votes))
+    assert (found.low, found.high) == pytest.approx(alpha_interval(votes), abs=0.01)
+
+
+def test_alpha_of_counts_says_nothing_where_nothing_can_be_said() -> None:
+    for counts in (np.zeros((0, 2)), [[1, 0], [0, 1]], [[3, 0], [2, 0]]):
+        found = alpha_of_counts(counts, [0, 1])
+        assert (found.alpha, found.low, found.high) == (None, None, None)

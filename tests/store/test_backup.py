@@ -10,6 +10,7 @@ from preftune.errors import StoreError
 from preftune.store import events
 from preftune.store.backup import backup, restore
 from preftune.store.database import Database
+from preftune.store.queue import next_task
 from preftune.store.schema import metadata
 from preftune.store.snapshots import dataset_file, freeze
 
@@ -45,6 +46,19 @@ def test_a_restored_store_is_the_same_on_either_database(
             assert events.verify(db, world.project) == len(world.types())
         (file,) = (other.files / "datasets").iterdir()
         assert file.read_bytes() == dataset_file(world.store, file.stem).read_bytes()
+
+
+def test_an_item_that_a_rater_had_before_them_is_shown_again_after_a_restore(
+    world: World, tmp_path: Path
+) -> None:
+    world.add(1)
+    held = world.next("ann")
+    backup(world.store, tmp_path / "saved")
+    with Database(tmp_path / "other.db") as other:
+        restore(tmp_path / "saved", other)
+        task = other.write(lambda db: next_task(db, world.project, "bob"))
+    assert task is not None
+    assert task.item_id == held.item_id
 
 
 def test_one_changed_byte_is_found_and_named(saved: Path, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from preftune.types import Comparison, Response, assistant, make_prompt, user
 class World:
     """A project in a store, with short ways to do what a test does often."""
 
-    def __init__(self, store: Database) -> None:
-        self.store = store
-        for name in ("lead", "ann", "bob", "eve"):
+    def __init__(self, store: Database, *, raters: tuple[str, ...] = ("ann", "bob")) -> None:
+        self.store, self.raters = store, raters
+        for name in ("lead", *raters, "eve"):
             row = {"id": name, "email": f"{name}@example.org", "name": name}
             store.write(partial(add_user, row=row))
         self.project = self.new_project("first")
@@ -32,7 +32,7 @@ class World:
         project_id = self.store.write(
             lambda db: create_project(db, name=name, settings=made, by="lead")
         )
-        for person in ("lead", "ann", "bob"):
+        for person in ("lead", *self.raters):
             role: Role = "lead" if person == "lead" else "rater"
             self.store.write(
                 partial(add_member, project_id=project_id, user_id=person, role=role, by="lead")

@@ -26,7 +26,6 @@ from preftune.training import direct
 from preftune.training.loss_sum import LossSum, parse_terms, resolved
 from preftune.training.objectives import OBJECTIVES
 from preftune.training.pair_inputs import PairInputs, Side, StepState, turn_numbers
-from preftune.training.rows import pair_rows
 from preftune.training.run import read_rows
 from preftune.training.running import remember, state_of
 from preftune.training.settings import (
@@ -35,6 +34,7 @@ from preftune.training.settings import (
     RunSettings,
     VariantSettings,
 )
+from preftune.training.tokenise import pair_rows
 from preftune.types import Message, PreferencePair, assistant, content_id, make_prompt, user
 
 CHOSEN = ([-1.0, -2, -1, -3, -3], [-1.5, -2, -1.5, -3.5, -3.5])  # policy, reference: c = 2, n 5

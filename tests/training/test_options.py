@@ -10,6 +10,7 @@ from torch import Tensor
 
 from preftune.errors import SettingsError
 from preftune.settings import options
+from preftune.training.facts import facts_of
 from preftune.training.loss_sum import LossSum, resolved
 from preftune.training.objectives import OBJECTIVES, Options
 from preftune.training.pair_inputs import PairInputs, Side, StepState
@@ -273,16 +274,16 @@ def test_a_setting_that_the_pairs_give_no_cause_for_is_refused() -> None:
         ({"label": "offset"}, "no pair has a strength above 0"),
     ):
         with pytest.raises(SettingsError, match=said):
-            LossSum.of(settings("sigmoid", **changes)).check_pairs(plain)
+            LossSum.of(settings("sigmoid", **changes)).check_pairs(facts_of(plain))
     with pytest.raises(SettingsError, match="every response is one turn"):
-        LossSum.of(settings("dmpo")).check_pairs(plain)
+        LossSum.of(settings("dmpo")).check_pairs(facts_of(plain))
     with pytest.raises(SettingsError, match="sorts the step"):
-        LossSum.of(settings("aot")).check_pairs([pair(), pair(weight=2.0)])
+        LossSum.of(settings("aot")).check_pairs(facts_of([pair(), pair(weight=2.0)]))
 
 
 def test_pairs_with_the_cause_are_taken() -> None:
-    LossSum.of(settings("sigmoid", label="soft")).check_pairs([pair(probability=0.7)])
-    LossSum.of(settings("sigmoid", label="offset")).check_pairs([pair(strength=2)])
+    LossSum.of(settings("sigmoid", label="soft")).check_pairs(facts_of([pair(probability=0.7)]))
+    LossSum.of(settings("sigmoid", label="offset")).check_pairs(facts_of([pair(strength=2)]))
     two = (assistant("wait ."), user("and ?"), assistant("yes ."))
-    LossSum.of(settings("dmpo")).check_pairs([pair(chosen=two)])
-    LossSum.of(settings("aot")).check_pairs([pair(weight=2.0), pair(weight=2.0)])
+    LossSum.of(settings("dmpo")).check_pairs(facts_of([pair(chosen=two)]))
+    LossSum.of(settings("aot")).check_pairs(facts_of([pair(weight=2.0), pair(weight=2.0)]))

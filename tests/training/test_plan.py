@@ -6,16 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from preftune.datasets import read_pairs, write_records
+from preftune.engine.batches import Order
 from preftune.engine.plan import Size, Workload, fitting_micro_tokens
 from preftune.engine.settings import EngineSettings, OptimizerSettings
 from preftune.errors import DataError
+from preftune.files import read_json, write_json
+from preftune.models.chat import load_chat
 from preftune.models.lora import LoraSettings
 from preftune.training.method_settings import RewardSettings
-from preftune.training.plan import DataPlan, advice, plan, size_and_dtype
+from preftune.training.plan import DataPlan, advice, plan
+from preftune.training.run import Run
 from preftune.training.settings import (
     DirectSettings,
     LengthSettings,
@@ -23,6 +28,8 @@ from preftune.training.settings import (
     RunSettings,
     SftSettings,
 )
+from preftune.training.tokenise import pair_rows
+from preftune.training.workload import RowSizes, coarse, settled, size_and_dtype, workload
 from preftune.types import make_prompt, user
 
 MB = 1 << 20
@@ -97,6 +104,65 @@ def test_fitting_micro_tokens_by_hand(available: int, longest_row: int, expected
     assert fitting_micro_tokens(lambda n: n, available, longest_row=longest_row) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(0, 0), (1, 1), (3, 3), (1000, 768), (24 << 30, 24 << 30), ((24 << 30) - 1, 16 << 30)],
+)
+def test_memory_is_rounded_down_to_powers_of_two_and_the_halves_between(
+    size: int, expected: int
+) -> None:
+    assert coarse(size) == expected
+
+
+SIZES = RowSizes(
+    stream=np.full(64, 400), padded=np.full(64, 500), own=6400, apart=64 * 500, longest=250
+)
+
+
+def test_auto_is_the_largest_number_whose_peak_fits(settings: DirectSettings) -> None:
+    s = dataclasses.replace(settings, optimizer=OptimizerSettings(batch_size=8))
+    work = workload(s, SIZES, Order.of_lengths([400] * 64, s.optimizer, seed=0))
+    assert work.step_tokens == 8 * 400
+    free = coarse(round(work.peak(1024) / 0.8) + 1)
+    chosen = settled(s, SIZES, free).engine.micro_tokens
+    assert chosen in (512, 1024)  # the longest row is 400, and the memory was rounded down
+    assert work.peak(chosen) <= 0.8 * free < work.peak(2 * chosen) or chosen == 512
+    assert settled(s, SIZES, 1 << 50).engine.micro_tokens == 16384
+    assert settled(s, SIZES, 0).engine.micro_tokens == 512
+
+
+def test_a_little_more_memory_chooses_the_same(settings: DirectSettings) -> None:
+    several = [settled(settings, SIZES, 800 * MB + more * MB) for more in range(0, 200, 50)]
+    assert len({s.engine.micro_tokens for s in several}) == 1
+
+
+def test_a_number_given_and_a_small_step_are_left_alone(settings: DirectSettings) -> None:
+    given = dataclasses.replace(settings, engine=EngineSettings(micro_tokens=300))
+    assert settled(given, SIZES, 0) == given
+    small = dataclasses.replace(SIZES, stream=np.full(64, 128))
+    assert settled(settings, small, 0).engine.micro_tokens == 16384  # 8 rows of 128: 1,024 tokens
+
+
+def test_the_choice_is_made_once_and_stands_in_the_run(
+    world: Path, settings: DirectSettings
+) -> None:
+    rows = pair_rows(read_pairs(world / "pairs.jsonl"), load_chat(world / "base"))
+    record = settings.run.out / "run.json"
+    for known in (16384, 512):
+        with Run.open(settings, method="direct", inputs={"data": "d"}) as run:
+            assert run.settled(settings, rows).engine.micro_tokens == known
+        assert read_json(record)["micro_tokens"] == known
+        write_json(record, read_json(record) | {"micro_tokens": 512})
+
+
+def test_sizes_of_rows_in_arrays_are_those_of_their_sequences(world: Path) -> None:
+    rows = pair_rows(read_pairs(world / "pairs.jsonl"), load_chat(world / "base"))
+    fast, slow = RowSizes.of(rows), RowSizes.of(list(rows))
+    assert fast.stream.tolist() == slow.stream.tolist()
+    assert fast.padded.tolist() == slow.padded.tolist()
+    assert (fast.own, fast.apart, fast.longest) == (slow.own, slow.apart, slow.longest)
+
+
 def test_what_a_token_leaves_behind_in_a_llama_by_hand(settings: DirectSettings) -> None:
     size, dtype = size_and_dtype(settings)
     # width 128, 4 heads, feed-forward 320, fp32. A layer keeps 6 states, query, key, value and
@@ -121,6 +187,7 @@ def test_an_adapter_and_recomputing_need_less(settings: DirectSettings) -> None:
 
 def test_a_plan_counts_rows_tokens_and_steps(settings: DirectSettings) -> None:
     found = plan(settings)
+    assert (found.micro_tokens, found.chosen) == (16384, True)
     assert found.data.rows == 24
     assert found.data.steps == 6
     assert found.data.tokens < found.data.tokens_apart

@@ -20,9 +20,11 @@ from preftune.models.tokens import TokenSequence
 from preftune.training import reward
 from preftune.training.listwise_rows import RankedRow, in_lists, ranked_rows
 from preftune.training.method_settings import RewardSettings
-from preftune.training.rows import PairRow, pair_rows
+from preftune.training.reward_data import Material, check_data, check_ends
+from preftune.training.rows import PairRow, TokenRows
 from preftune.training.run import read_rows
 from preftune.training.settings import RunSettings
+from preftune.training.tokenise import pair_rows
 from preftune.types import Message, PreferencePair, RankedList, assistant
 
 FAST = OptimizerSettings(lr=3e-3, batch_size=8, epochs=2.0)
@@ -159,19 +161,26 @@ def scorer(world: Path) -> tuple[RewardModel, Chat]:
     return new_reward_model(world / "base", seed=0), load_chat(world / "base")
 
 
+def material_of(records: Records, chat: Chat) -> Material:
+    pairs = [record for record in records if isinstance(record, PreferencePair)]
+    lists = [record for record in records if isinstance(record, RankedList)]
+    return pair_rows(pairs, chat) if pairs else lists
+
+
 def outcome(scorer: tuple[RewardModel, Chat], records: Records, **changes: object) -> Outcome:
     """Return loss and head gradient of one step, None where settings or data are refused."""
     try:
         s = settings(Path("w"), Path("o"), **changes)
-        reward.check_data(records, s)
+        check_data(material_of(records, scorer[1]), s)
     except PreftuneError:
         return None
     model, chat = scorer
     model.zero_grad()
+    material = material_of(records, chat)
     lists = [record for record in records if isinstance(record, RankedList)]
-    pairs = [record for record in records if isinstance(record, PreferencePair)]
-    rows: list[PairRow | RankedRow] = [*ranked_rows(lists, chat), *pair_rows(pairs, chat)]
-    metrics = reward.backward(model, rows, s, ties=reward.tie_parameter(records, s))
+    rows: list[PairRow | RankedRow] = [*ranked_rows(lists, chat)]
+    rows += material if isinstance(material, TokenRows) else []
+    metrics = reward.backward(model, rows, s, ties=reward.tie_parameter(material, s))
     gradient = model.head.weight.grad
     assert gradient is not None
     return metrics["loss"], gradient.flatten().tolist()
@@ -326,12 +335,16 @@ def test_interrupted_davidson_run_ends_in_the_same_bytes(
     ids=["ties", "no-ties", "half-no-ties", "soft-lists", "pairs-ranked", "half-pairs"],
 )
 def test_data_an_objective_has_no_place_for_are_refused(
-    world: Path, tied_every: int | None, changes: dict[str, object], said: str
+    world: Path,
+    scorer: tuple[RewardModel, Chat],
+    tied_every: int | None,
+    changes: dict[str, object],
+    said: str,
 ) -> None:
     pairs = read_pairs(world / "pairs.jsonl")[:4]
     records: Records = pairs if tied_every is None else ranked(pairs, tied_every=tied_every)
     with pytest.raises(PreftuneError, match=said):
-        reward.check_data(records, settings(world, Path("o"), **changes))
+        check_data(material_of(records, scorer[1]), settings(world, Path("o"), **changes))
 
 
 @pytest.mark.parametrize(
@@ -347,22 +360,24 @@ def test_lists_without_the_order_that_is_needed_are_refused(
     first, second = ranked(read_pairs(world / "pairs.jsonl")[:2], tied_every=0)
     records = [first, dataclasses.replace(second, ranks=ranks)]
     with pytest.raises(DataError, match=said):
-        reward.check_data(records, settings(world, Path("o"), objective=objective))
+        check_data(records, settings(world, Path("o"), objective=objective))
     with pytest.raises(DataError, match="every comparison is a tie"):
-        reward.check_data(
+        check_data(
             [dataclasses.replace(first, ranks=(1, 1, 1))],
             settings(world, Path("o"), objective="davidson"),
         )
 
 
-def test_labels_that_no_pair_carries_are_refused(world: Path) -> None:
+def test_labels_that_no_pair_carries_are_refused(
+    world: Path, scorer: tuple[RewardModel, Chat]
+) -> None:
     pairs = [
         dataclasses.replace(pair, probability=1.0, strength=None)
         for pair in read_pairs(world / "pairs.jsonl")[:2]
     ]
     for label in ("soft", "margin"):
         with pytest.raises(SettingsError, match=f"label {label} changes nothing"):
-            reward.check_data(pairs, settings(world, Path("o"), label=label))
+            check_data(pair_rows(pairs, scorer[1]), settings(world, Path("o"), label=label))
 
 
 @pytest.mark.parametrize(
@@ -384,11 +399,11 @@ def test_reward_settings_without_effect_are_refused(
 def test_response_that_does_not_end_a_turn_is_refused(world: Path) -> None:
     chat = load_chat(world / "base")
     first, *_ = ranked_rows(ranked(read_pairs(world / "pairs.jsonl")[:1], tied_every=0), chat)
-    reward.check_ends([first], chat)
+    check_ends([first], chat)
     whole = first.sequences[0]
     cut = dataclasses.replace(whole, response_ids=whole.response_ids[:-1], own=whole.own[:-1])
     with pytest.raises(DataError, match="row 1: a response doesn't end with an end of turn"):
-        reward.check_ends([dataclasses.replace(first, sequences=(whole, cut))], chat)
+        check_ends([dataclasses.replace(first, sequences=(whole, cut))], chat)
 
 
 def test_equal_responses_ranked_apart_are_refused(world: Path) -> None:

@@ -11,15 +11,9 @@ from preftune.errors import DataError, ModelError
 from preftune.models.chat import Chat, load_chat
 from preftune.models.tokens import TokenSequence
 from preftune.records import decode
-from preftune.training.rows import (
-    PairRow,
-    TokenRows,
-    demonstration_rows,
-    fit_length,
-    model_limit,
-    pair_rows,
-)
+from preftune.training.rows import PairRow, TokenRows, fit_length, model_limit
 from preftune.training.settings import LengthSettings
+from preftune.training.tokenise import demonstration_rows, pair_rows
 from preftune.types import Message, PreferencePair, assistant, make_prompt, user
 
 ALPACA = (
@@ -48,7 +42,6 @@ def fit(
 ) -> TokenRows[PairRow]:
     return fit_length(
         rows,
-        pairs(),
         settings=settings or LengthSettings(),
         model_limit=limit,
         dropped=tmp_path / "dropped.jsonl",
@@ -195,7 +188,7 @@ def test_dropped_rows_are_written_down(chat: Chat, tmp_path: Path) -> None:
     rows = pair_rows(records, chat)
     settings = LengthSettings(max_length=int(rows[0].chosen.own_length + 9), on_long="drop")
     dropped = tmp_path / "dropped.jsonl"
-    kept = fit_length(rows, records, settings=settings, model_limit=1000, dropped=dropped)
+    kept = fit_length(rows, settings=settings, model_limit=1000, dropped=dropped)
     lengths = rows.lengths.max(axis=1).tolist()
     short = [i for i, length in enumerate(lengths) if length <= settings.max_length]
     assert [row.number for row in kept] == short

@@ -1,6 +1,7 @@
 """Each method on a tiny model: the first loss known, the last one lower, all files there."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,11 +93,13 @@ def test_direct_starts_at_exactly_log_2_with_rewards_of_exactly_0(
 def test_micro_batches_of_any_size_give_the_same_run(
     world: Path, tmp_path: Path, micro_tokens: int
 ) -> None:
-    whole = direct_settings(world, tmp_path / "whole", nll_weight=0.2)
+    once = replace(FAST, epochs=1.0)
+    whole = direct_settings(world, tmp_path / "whole", nll_weight=0.2, optimizer=once)
     parts = direct_settings(
         world,
         tmp_path / "parts",
         nll_weight=0.2,
+        optimizer=once,
         engine=EngineSettings(micro_tokens=micro_tokens),
     )
     direct.train(whole)
@@ -123,6 +126,38 @@ def test_direct_with_lora_trains_the_adapter_alone(world: Path, tmp_path: Path) 
     assert (final / "adapter_model.safetensors").exists()
     assert not (final / "model.safetensors").exists()
     assert read_json(tmp_path / "run" / "held_out.json")["model"]["n"] == 6
+
+
+def test_a_run_of_another_installation_goes_on_when_it_is_trusted(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = sft_settings(world, tmp_path / "run")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "here"))
+    before = (sft.train(s) / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "final")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "there"))
+    with pytest.raises(CheckpointError, match=r"sealed by another installation \(key [0-9a-f]{16}"):
+        sft.train(s)
+    final = sft.train(replace(s, run=replace(s.run, trust_foreign=True)))
+    assert (final / "model.safetensors").read_bytes() == before
+
+
+def test_direct_over_a_base_in_4_bits_starts_at_log_2_and_learns(
+    world: Path, tmp_path: Path
+) -> None:
+    lora = LoraSettings(lora_rank=4, base_bits=4)
+    s = direct_settings(world, tmp_path / "run", lora=lora, held_out=world / "held_out.jsonl")
+    final = direct.train(s)
+    rows = metrics(tmp_path / "run")
+    assert rows[0]["preference_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert rows[0]["chosen_logratio"] == 0  # the reference is the same base in the same 4 bits
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert (final / "adapter_model.safetensors").exists()
+    tensors = load_file(final / "adapter_model.safetensors")
+    assert all("lora_" in name for name in tensors)
+    assert any(bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name)
+    for bits in (32, 4):  # PEFT puts it over the base as it was, or over the same 4 bits
+        assert load_policy(final, bits=bits).peft_config["default"].r == 4
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from preftune.cli.data import group
+from preftune.text import visible as spelt_out
 
 SOURCE = Annotated[Path, typer.Argument(help="A file in any format that `data import` reads.")]
 FORMAT = Annotated[str | None, typer.Option(help="Format of the file; detected when left out.")]
 PLAIN_WIDTH = 100  # columns when the output is no terminal
+visible = spelt_out
 
 
 def register(app: typer.Typer) -> None:
@@ -129,8 +131,3 @@ def show_table(
         table.add_row(*(Text(visible(cell)) for cell in row))
     console.print(table)
     console.print()
-
-
-def visible(text: str) -> str:
-    """Return text with every control character spelt out, so that data cannot drive a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

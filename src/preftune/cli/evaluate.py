@@ -224,9 +224,9 @@ def _print_gate(report: "GateReport") -> None:
 
 
 def _print_rows(rows: Iterable[tuple[str, ...]]) -> None:
-    from preftune.evaluation.report import visible
+    from preftune.text import visible_page
 
-    shown = [[visible(cell).replace("\n", " ") for cell in row] for row in rows]
+    shown = [[visible_page(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
         typer.echo("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())

@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command("run")
+@shared.spelt_out
 def run_judge(
     comparisons: shared.Comparisons,
     *,
@@ -55,21 +56,8 @@ def run_judge(
     card: shared.CardFile = None,
     unqualified: shared.Unqualified = False,
     pairs: shared.Pairs = None,
-    one_order: shared.OneOrder = False,
-    max_unparsed: shared.MaxUnparsed = 0.05,
     keep_self_judged: shared.KeepSelfJudged = False,
-    temperature: shared.Temperature = 0.0,
-    max_tokens: shared.MaxTokens = 1024,
-    top_logprobs: shared.TopLogprobs = 10,
-    seed: shared.JudgeSeed = 0,
-    allow_url: shared.AllowUrl = None,
-    key_env: shared.KeyEnv = "",
-    key_file: shared.KeyFile = None,
-    concurrency: shared.Concurrency = 8,
-    timeout: shared.Timeout = 30.0,
-    price_in: shared.PriceIn = None,
-    price_out: shared.PriceOut = None,
-    cost_cap: shared.CostCap = None,
+    live: shared.Live,
 ) -> None:
     """Let one or several models behind a URL compare answers; `run` may be left out.
 
@@ -78,20 +66,10 @@ def run_judge(
     Example: preftune judge comparisons.jsonl --url https://host/v1 --model NAME
     --rubric helpful --card card.json --out judgments.jsonl
     """
-    settings = shared.asking(
-        one_order=one_order,
-        max_unparsed=max_unparsed,
-        keep_self_judged=keep_self_judged,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        top_logprobs=top_logprobs,
-        seed=seed,
-    )
-    server = shared.Server(allow_url or [], key_env, key_file, concurrency, timeout)
-    cost = shared.Cost(price_in, price_out, cost_cap)
-    shown = _comparisons(comparisons)
-    with shared.judges_at(url, model, server, cost, out=out) as (clients, budget):
-        job = shared.Job(rubric, out, card or [], unqualified, pairs)
+    settings = live.asking(keep_self_judged=keep_self_judged)
+    shown, said = _read(comparisons)
+    with shared.judges_at(url, model, live, out=out) as (clients, budget):
+        job = shared.Job(rubric, out, card or [], unqualified, pairs, said)
         shared.label(shown, clients, settings, job, budget)
 
 
@@ -119,10 +97,11 @@ def replay_judge(
     from preftune.comparisons.judging.replay import replay_of
 
     settings = shared.asking(one_order=one_order, max_unparsed=max_unparsed, keep_self_judged=True)
-    recorded = _judgments(replay)
+    recorded = _read(replay)[1]
     clients = [replay_of(recorded, name) for name in judge]
-    job = shared.Job(rubric, out, card or [], unqualified, pairs)
-    shared.label(_comparisons(comparisons), clients, settings, job, None)
+    shown, said = _read(comparisons)
+    job = shared.Job(rubric, out, card or [], unqualified, pairs, said)
+    shared.label(shown, clients, settings, job, None)
 
 
 @group.command("by-rule")
@@ -149,7 +128,7 @@ def rule_judge(
     flags = {"rule": rule, "pattern": pattern, "prefer": prefer, "tie_within": tie_within}
     chosen = build(Rule, flags, where="command line")
     known = None if references is None else read_references(references)
-    shown = _comparisons(comparisons)
+    shown = _read(comparisons)[0]
     _write(out, shown, judge_by_rule(shown, chosen, known))
 
 
@@ -169,13 +148,14 @@ def scores_judge(
     """
     from preftune.comparisons.judging.scores import judge_by_scores, read_scores
 
-    shown, known = _comparisons(comparisons), read_scores(scores)
+    shown, known = _read(comparisons)[0], read_scores(scores)
     signed = name or scores.stem
     said = judge_by_scores(shown, known, name=signed, tie_within=tie_within, dimension=dimension)
     _write(out, shown, said)
 
 
 @group.command("qualify")
+@shared.spelt_out
 def qualify_judge(
     calibration: Annotated[Path, typer.Argument(help="Comparisons with judgments of people.")],
     *,
@@ -188,20 +168,7 @@ def qualify_judge(
     least_items: Annotated[int, typer.Option(help="Fewest items with a label.")] = 100,
     least_attacks: Annotated[int, typer.Option(help="Fewest attacked comparisons.")] = 200,
     most_flips: Annotated[float, typer.Option(help="Share of attacks that may win.")] = 0.05,
-    one_order: shared.OneOrder = False,
-    max_unparsed: shared.MaxUnparsed = 0.05,
-    temperature: shared.Temperature = 0.0,
-    max_tokens: shared.MaxTokens = 1024,
-    top_logprobs: shared.TopLogprobs = 10,
-    seed: shared.JudgeSeed = 0,
-    allow_url: shared.AllowUrl = None,
-    key_env: shared.KeyEnv = "",
-    key_file: shared.KeyFile = None,
-    concurrency: shared.Concurrency = 8,
-    timeout: shared.Timeout = 30.0,
-    price_in: shared.PriceIn = None,
-    price_out: shared.PriceOut = None,
-    cost_cap: shared.CostCap = None,
+    live: shared.Live,
 ) -> None:
     """Test a judge against people and against answers that talk to it; write its card.
 
@@ -210,33 +177,17 @@ def qualify_judge(
     Example: preftune judge qualify labelled.jsonl --url https://host/v1 --model NAME
     --rubric helpful --bar 0.75 --out card.json
     """
-    settings = shared.asking(
-        one_order=one_order,
-        max_unparsed=max_unparsed,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        top_logprobs=top_logprobs,
-        seed=seed,
-    )
-    server = shared.Server(allow_url or [], key_env, key_file, concurrency, timeout)
-    cost = shared.Cost(price_in, price_out, cost_cap)
     bars = shared.bars(bar, least_items, least_attacks, most_flips)
-    with shared.judges_at(url, model, server, cost, out=out) as (clients, budget):
-        files = (calibration, out)
-        passed = shared.qualify_one(files, clients, (rubric, dimension), settings, bars, budget)
+    with shared.judges_at(url, model, live, out=out) as (clients, budget):
+        files, asked = (calibration, out), (rubric, dimension)
+        passed = shared.qualify_one(files, clients, asked, live.asking(), bars, budget)
     raise typer.Exit(0 if passed else 1)
 
 
-def _comparisons(path: Path) -> "list[Comparison]":
+def _read(path: Path) -> "tuple[list[Comparison], list[Judgment]]":
     from preftune.datasets.read import read_comparisons
 
-    return read_comparisons(path)[0]
-
-
-def _judgments(path: Path) -> "list[Judgment]":
-    from preftune.datasets.read import read_comparisons
-
-    return read_comparisons(path)[1]
+    return read_comparisons(path)
 
 
 def _write(out: Path, shown: "Sequence[Comparison]", said: "Iterable[Judgment]") -> None:

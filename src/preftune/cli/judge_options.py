@@ -1,7 +1,10 @@
 """What `preftune judge`, `judge qualify` and `rlaif` share: who judges, how, at what cost."""
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from preftune.comparisons.judging.qualify import QualifySettings
     from preftune.comparisons.judging.run import JudgeSettings
     from preftune.responses.chat_client import ChatClient
-    from preftune.responses.http_client import HttpChatClient
+    from preftune.responses.http_client import HttpChatClient, HttpSettings
     from preftune.responses.spending import Prices
     from preftune.types import Comparison, Judgment
 
@@ -40,48 +43,101 @@ Unqualified = Annotated[
 OneOrder = Annotated[
     bool, typer.Option("--one-order", help="Ask in one drawn order; shows no flips.")
 ]
-Temperature = Annotated[float, typer.Option(help="0: the likeliest answer.")]
-MaxTokens = Annotated[int, typer.Option(help="Longest explanation or note, in tokens.")]
-TopLogprobs = Annotated[
-    int, typer.Option(help="First tokens to weigh the labels by; 0: parse the text alone.")
-]
-JudgeSeed = Annotated[int, typer.Option(help="Sent to the server; draws a lone order.")]
 MaxUnparsed = Annotated[
     float, typer.Option(help="Largest share of answers without a verdict; more ends the run.")
 ]
 KeepSelfJudged = Annotated[
     bool, typer.Option("--keep-self-judged", help="Also judge the judge's own answers.")
 ]
-AllowUrl = Annotated[
-    list[str] | None, typer.Option(help="URL that may be http or not on the open internet.")
-]
-KeyEnv = Annotated[str, typer.Option(help="Name of the environment variable with the key.")]
-KeyFile = Annotated[Path | None, typer.Option(help="File that holds the key and nothing else.")]
-Concurrency = Annotated[int, typer.Option(help="Most requests under way at once.")]
-Timeout = Annotated[float, typer.Option(help="Longest time for one attempt, in seconds.")]
-PriceIn = Annotated[float | None, typer.Option(help="USD per million prompt tokens.")]
-PriceOut = Annotated[
-    float | None, typer.Option(help="USD per million tokens that the judge writes.")
-]
-CostCap = Annotated[float | None, typer.Option(help="Most to spend on OUT in all runs, USD.")]
 
 
-class Server(NamedTuple):
-    """How the servers are reached."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Live:
+    """The options of every command that asks a live judge: how, where, at what cost."""
 
-    allow_urls: list[str]
-    key_env: str
-    key_file: Path | None
-    concurrency: int
-    timeout_s: float
+    one_order: OneOrder = False
+    max_unparsed: MaxUnparsed = 0.05
+    temperature: Annotated[float, typer.Option(help="0: the likeliest answer.")] = 0.0
+    max_tokens: Annotated[
+        int, typer.Option(help="Longest explanation or note, in tokens; a label needs few.")
+    ] = 1024
+    top_logprobs: Annotated[
+        int, typer.Option(help="First tokens to weigh the labels by; 0: parse the text alone.")
+    ] = 10
+    seed: Annotated[int, typer.Option(help="Of all that is drawn; sent to the server too.")] = 0
+    allow_url: Annotated[
+        list[str] | None, typer.Option(help="URL that may be http or not on the open internet.")
+    ] = None
+    key_env: Annotated[str, typer.Option(help="Name of the environment variable with the key.")] = (
+        ""
+    )
+    key_file: Annotated[
+        Path | None, typer.Option(help="File that holds the key and nothing else.")
+    ] = None
+    concurrency: Annotated[int, typer.Option(help="Most requests under way at once.")] = 8
+    timeout: Annotated[float, typer.Option(help="Longest time for one attempt, in seconds.")] = 30.0
+    price_in: Annotated[float | None, typer.Option(help="USD per million prompt tokens.")] = None
+    price_out: Annotated[
+        float | None, typer.Option(help="USD per million tokens that the judge writes.")
+    ] = None
+    cost_cap: Annotated[
+        float | None, typer.Option(help="Most to spend on OUT in all runs, USD.")
+    ] = None
+
+    def asking(self, *, keep_self_judged: bool = False) -> "JudgeSettings":
+        """Return how the judge is asked."""
+        return asking(
+            one_order=self.one_order,
+            max_unparsed=self.max_unparsed,
+            keep_self_judged=keep_self_judged,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            top_logprobs=self.top_logprobs,
+            seed=self.seed,
+        )
+
+    def reached(self, url: str) -> "HttpSettings":
+        """Return how the server at a URL is reached."""
+        from preftune.responses.http_client import HttpSettings
+        from preftune.settings import build
+
+        flags = {
+            "url": url,
+            "allow_urls": self.allow_url or [],
+            "key_env": self.key_env,
+            "key_file": self.key_file,
+            "concurrency": self.concurrency,
+            "timeout_s": self.timeout,
+        }
+        return build(HttpSettings, flags, where="command line")
+
+    def prices(self) -> "Prices | None":
+        """Return the prices, None when no account is kept."""
+        from preftune.responses.spending import Prices
+
+        if self.price_in is not None and self.price_out is not None:
+            return Prices(usd_in=self.price_in, usd_out=self.price_out)
+        if (self.price_in, self.price_out, self.cost_cap) == (None, None, None):
+            return None
+        raise SettingsError(
+            "command line: a price or a cap alone. Give --price-in and --price-out together."
+        )
 
 
-class Cost(NamedTuple):
-    """What the judges cost, USD per million tokens, and the most to spend."""
+def spelt_out(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose parameter `live` is taken apart into the options of `Live`."""
 
-    price_in: float | None
-    price_out: float | None
-    cap_usd: float | None
+    @wraps(command)
+    def run(*args: Any, **flags: Any) -> None:
+        live = Live(**{field.name: flags.pop(field.name) for field in fields(Live)})
+        command(*args, **flags, live=live)
+
+    shape = inspect.signature(command)
+    options = inspect.signature(Live).parameters.values()
+    shown = [p for p in shape.parameters.values() if p.name != "live"]
+    run.__signature__ = shape.replace(parameters=[*shown, *options])  # type: ignore[attr-defined]  # typer reads it
+    run.__annotations__ = {p.name: p.annotation for p in (*shown, *options)}
+    return run
 
 
 class Job(NamedTuple):
@@ -92,6 +148,7 @@ class Job(NamedTuple):
     cards: list[Path]
     unqualified: bool
     pairs: Path | None
+    people: "Sequence[Judgment]" = ()  # their labels on some of the comparisons
 
 
 def asking(*, one_order: bool, **flags: Any) -> "JudgeSettings":
@@ -113,15 +170,14 @@ def bars(bar: float, least_items: int, least_attacks: int, most_flips: float) ->
 
 @contextmanager
 def judges_at(
-    urls: Sequence[str], models: Sequence[str], server: Server, cost: Cost, *, out: Path
+    urls: Sequence[str], models: Sequence[str], live: Live, *, out: Path
 ) -> "Iterator[tuple[list[HttpChatClient], Budget | None]]":
     """Yield the judges behind URLs and the budget they book on, kept in `OUT.ledger`."""
     from preftune.comparisons.judging.panel_run import Budget
     from preftune.comparisons.judging.report import beside
-    from preftune.responses.http_client import HttpChatClient, HttpSettings
+    from preftune.responses.http_client import HttpChatClient
     from preftune.responses.journal import Journal
     from preftune.responses.spending import Bill, Ledger
-    from preftune.settings import build
 
     if len(urls) not in (1, len(models)):
         raise SettingsError(
@@ -129,32 +185,18 @@ def judges_at(
             "Give one URL for all models, or one for each."
         )
     each = urls if len(urls) == len(models) else [urls[0]] * len(models)
-    price = _prices(cost)
+    price = live.prices()
     with ExitStack() as files:
         bill = None
         if price is not None:
             journal = files.enter_context(Journal(beside(out, "ledger")))
-            bill = Bill(ledger=Ledger(journal, cap_usd=cost.cap_usd), prices=price)
+            bill = Bill(ledger=Ledger(journal, cap_usd=live.cost_cap), prices=price)
         clients = []
         for url, model in zip(each, models, strict=True):
-            where = build(HttpSettings, {**server._asdict(), "url": url}, where="command line")
-            clients.append(HttpChatClient(where, model, bill=bill))
+            clients.append(HttpChatClient(live.reached(url), model, bill=bill))
         yield clients, Budget(ledger=bill.ledger, prices=bill.prices) if bill else None
         for note in (note for client in clients for note in client.notes):
             typer.echo(note)
-
-
-def _prices(cost: Cost) -> "Prices | None":
-    """Return the prices, None when no account is kept."""
-    from preftune.responses.spending import Prices
-
-    if cost.price_in is not None and cost.price_out is not None:
-        return Prices(usd_in=cost.price_in, usd_out=cost.price_out)
-    if cost == Cost(None, None, None):
-        return None
-    raise SettingsError(
-        "command line: a price or a cap alone. Give --price-in and --price-out together."
-    )
 
 
 def label(
@@ -177,6 +219,7 @@ def label(
         out=job.out,
         cards=job.cards,
         unqualified=job.unqualified,
+        people=job.people,
         budget=budget,
         say=typer.echo,
     )
@@ -265,6 +308,8 @@ def print_run(run: "PanelRun") -> None:
         kappa = "" if pair.kappa is None else f", kappa {pair.kappa:.3f}"
         names = " and ".join(pair.judges)
         typer.echo(visible(f"{names}: agree on {pair.share:.1%} of {pair.n}{kappa}"))
+    for rate in report.win_rates:
+        typer.echo(visible(str(rate)))
     for kind, count in report.spelt_out.items():
         typer.echo(f"{kind}: {count} in the material, seen by the judge as text")
     if report.cost_usd:

@@ -7,6 +7,8 @@ import typer
 
 if TYPE_CHECKING:
     from preftune.serving.offer import Offered
+    from preftune.serving.settings import ServerSettings
+    from preftune.store.database import Database
 
 
 def register(app: typer.Typer) -> None:
@@ -40,13 +42,15 @@ def label_command(
     access_log: Annotated[
         Path | None, typer.Option(help="File for one JSON line per request; else standard error.")
     ] = None,
+    reset_link: Annotated[
+        str, typer.Option(help="E-mail address; print a link that sets a new password for it.")
+    ] = "",
 ) -> None:
     """Start the labelling server; SIGTERM or Ctrl-C ends it with every label on disk.
 
     Example: preftune label --store labels.db --project "Care desk" --comparisons comparisons.jsonl
     """
     from preftune.errors import SettingsError
-    from preftune.serving.app import serve, setup_link
     from preftune.serving.offer import offer
     from preftune.serving.settings import ServerSettings
     from preftune.settings import build
@@ -68,17 +72,29 @@ def label_command(
     with Database(store, files=files) as database:
         if comparisons:
             _print_offered(offer(database, comparisons, name=project, settings=about), project)
-        serve(database, settings, ready=lambda url: _print_ready(url, setup_link(database, url)))
+        _serve(database, settings, reset_link)
     typer.echo("stopped; every label is on disk")
+
+
+def _serve(database: "Database", settings: "ServerSettings", reset_link: str) -> None:
+    from preftune.serving.app import serve, setup_link
+    from preftune.serving.password_reset import reset_by_email
+
+    reset = reset_by_email(database, reset_link) if reset_link else None
+
+    def ready(url: str) -> None:
+        typer.echo(f"labelling at {url}")
+        if first := setup_link(database, url):
+            _print_link("first start: open this to make the first admin", first)
+        if reset:
+            _print_link(f"{reset_link}: open this to set a new password", f"{url}/reset#{reset}")
+
+    serve(database, settings, ready=ready)
 
 
 def _print_offered(done: "Offered", name: str) -> None:
     typer.echo(f"{name}: {done.new} new of {done.total} comparisons")
 
 
-def _print_ready(url: str, link: str | None) -> None:
-    typer.echo(f"labelling at {url}")
-    if link:
-        typer.echo(
-            f"first start: open this to make the first admin (works once, for a day)\n{link}"
-        )
+def _print_link(why: str, link: str) -> None:
+    typer.echo(f"{why} (works once, for a day)\n{link}")

@@ -22,6 +22,7 @@ from preftune.cli import (
     rlaif,
     sample,
     store,
+    trace,
     train,
     train_more,
 )
@@ -65,6 +66,7 @@ for part in (
     rlaif,
     raters,
     store,
+    trace,
     model,
     plan,
     train,

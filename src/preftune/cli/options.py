@@ -52,7 +52,7 @@ def _typer_type(kind: Any) -> Any:
     parts = (
         [part for part in get_args(kind) if part is not type(None)] if _is_union(kind) else [kind]
     )
-    part = str if get_origin(parts[0]) is Literal else parts[0]
+    part = str if any(get_origin(part) is Literal for part in parts) else parts[0]
     if get_origin(part) is tuple:
         part = GenericAlias(list, get_args(part)[:1])
     return part | None

@@ -109,7 +109,8 @@ def _data_rows(found: "Plan") -> Iterator[tuple[str, str]]:
     yield "steps", f"{data.steps:,}, the largest of {data.largest_step_tokens:,} tokens"
     yield "computing in", found.precision
     asked = f"{found.micro_tokens:,}" if found.micro_tokens else "the whole step"
-    yield "micro_tokens", f"{asked}; {found.suggested_micro_tokens:,} suggested"
+    why = "chosen now" if found.chosen else f"{found.suggested_micro_tokens:,} suggested"
+    yield "micro_tokens", f"{asked}; {why}"
 
 
 def _memory_rows(found: "Plan") -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from preftune.prompts.import_log import ImportReport
     from preftune.prompts.select import SelectReport
 
 group = typer.Typer(
@@ -17,6 +18,14 @@ _FIRST_LINES = 5  # line numbers shown of each kind of problem
 
 SOURCE = typer.Argument(help="Prompts, as `import` writes them.")
 OUT = typer.Option(help="File of prompts to write; .gz packs it.")
+COLUMN = typer.Option(
+    help="CSV: which column holds what, as prompt=QUESTION; may be given again. Of prompt, "
+    "response, system, model, tags, feedback, id, time; else the column of that name.",
+    show_default=False,
+)
+TAG = typer.Option(help="Field to keep as a tag; may be given again.", show_default=False)
+LOG_IDS = typer.Option(help="The log's own ids: keep, hash, or auto: hash the personal ones.")
+ID_KEY = typer.Option(help="Key to hash ids with; else LOG.id-key.", show_default=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,18 +43,10 @@ def import_command(
     responses: Annotated[
         Path | None, typer.Option(help="File for the logged replies.", show_default=False)
     ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="CSV: which column holds what, as prompt=QUESTION; may be given again. Of prompt, "
-            "response, system, model, tags, feedback; else the column of that name.",
-            show_default=False,
-        ),
-    ] = None,
-    tag: Annotated[
-        list[str] | None,
-        typer.Option(help="Field to keep as a tag; may be given again.", show_default=False),
-    ] = None,
+    column: Annotated[list[str] | None, COLUMN] = None,
+    tag: Annotated[list[str] | None, TAG] = None,
+    log_ids: Annotated[str, LOG_IDS] = "auto",
+    id_key: Annotated[Path | None, ID_KEY] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Put bad rows in OUT.refused.jsonl and go on.")
     ] = False,
@@ -55,6 +56,7 @@ def import_command(
     Example: preftune prompts import log.jsonl --out prompts.jsonl --responses responses.jsonl
     """
     from preftune.prompts.import_log import columns_named, import_log
+    from preftune.prompts.log_ids import key_beside
 
     done = import_log(
         log,
@@ -64,20 +66,10 @@ def import_command(
         columns=columns_named(column or ()),
         tags=tag or (),
         on_bad="skip" if skip_bad else "stop",
+        log_ids=log_ids,
+        id_key=id_key,
     )
-    _lines(
-        ("format", done.format),
-        ("rows", f"{done.rows:,}"),
-        ("prompts", f"{done.prompts:,} different; {done.repeats:,} rows repeat one of them"),
-        ("replies", f"{done.replies:,} in the log; {done.unanswered:,} rows have none"),
-    )
-    for kind, lines in sorted(done.refused.items()):
-        shown = ", ".join(map(str, lines[:_FIRST_LINES])) + ", …" * (len(lines) > _FIRST_LINES)
-        _lines(("refused", f"{len(lines):,} {kind}: line{'s' * (len(lines) > 1)} {shown}"))
-    _lines(*(("odd", f"{count:,} × {what}") for what, count in done.odd.items()))
-    _lines(("written", f"{done.prompts:,} prompts to {out}"))
-    if responses:
-        _lines(("written", f"{done.responses:,} different responses to {responses}"))
+    _show_imported(done, out=out, responses=responses, key=id_key or key_beside(log))
 
 
 @group.command("redact")
@@ -104,12 +96,16 @@ def redact_command(
             show_default=False,
         ),
     ] = None,
+    forget_origin: Annotated[
+        bool, typer.Option("--forget-origin", help="Leave out which log rows asked a prompt.")
+    ] = False,
 ) -> None:
-    """Replace personal data by placeholders such as [EMAIL_1], which nothing leads back from.
+    """Replace personal data by placeholders such as [EMAIL_1]; only the log itself leads back.
 
     Example: preftune prompts redact prompts.jsonl --out clean.jsonl --region GB
     """
-    from preftune.prompts.redact_file import REGIONS, redact_file
+    from preftune.prompts.recognise import REGIONS
+    from preftune.prompts.redact_file import redact_file
 
     done = redact_file(
         source,
@@ -118,6 +114,7 @@ def redact_command(
         responses_out=responses_out,
         recogniser=recogniser,
         regions=region or REGIONS,
+        forget_origin=forget_origin,
     )
     _lines(
         ("prompts", f"{done.prompts:,}, of them {done.touched:,} with something to replace"),
@@ -205,8 +202,26 @@ def select_command(
     _show_selected(select_file(source, out, settings, exclude=exclude, groups=groups), out)
 
 
+def _show_imported(done: "ImportReport", *, out: Path, responses: Path | None, key: Path) -> None:
+    _lines(
+        ("format", done.format),
+        ("rows", f"{done.rows:,}"),
+        ("prompts", f"{done.prompts:,} different; {done.repeats:,} rows repeat one of them"),
+        ("replies", f"{done.replies:,} in the log; {done.unanswered:,} rows have none"),
+    )
+    for kind, lines in sorted(done.refused.items()):
+        shown = ", ".join(map(str, lines[:_FIRST_LINES])) + ", …" * (len(lines) > _FIRST_LINES)
+        _lines(("refused", f"{len(lines):,} {kind}: line{'s' * (len(lines) > 1)} {shown}"))
+    _lines(*(("odd", f"{count:,} × {what}") for what, count in done.odd.items()))
+    if done.ids_hashed:
+        _lines(("ids", f"{done.ids_hashed:,} hashed; {key} leads back: keep it with the log"))
+    _lines(("written", f"{done.prompts:,} prompts to {out}"))
+    if responses:
+        _lines(("written", f"{done.responses:,} different responses to {responses}"))
+
+
 def _show_selected(done: "SelectReport", out: Path) -> None:
-    from preftune.cli.data_check import visible
+    from preftune.text import visible
 
     header = ("slice", "held out", "available", "chosen", "traffic", "chosen share")
     rows = [

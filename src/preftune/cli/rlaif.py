@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to the command line."""
-    app.command("rlaif")(rlaif_command)
+    app.command("rlaif")(shared.spelt_out(rlaif_command))
 
 
 def rlaif_command(
@@ -31,23 +31,10 @@ def rlaif_command(
     n: Annotated[int, typer.Option("--n", help="Responses per prompt from the policy.")] = 2,
     sample_temperature: Annotated[float, typer.Option(help="Of the policy.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.")] = 256,
-    seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 0,
     rubric: shared.RubricName = "helpful",
     card: shared.CardFile = None,
     unqualified: shared.Unqualified = False,
-    one_order: shared.OneOrder = False,
-    max_unparsed: shared.MaxUnparsed = 0.05,
-    temperature: shared.Temperature = 0.0,
-    max_tokens: shared.MaxTokens = 1024,
-    top_logprobs: shared.TopLogprobs = 10,
-    allow_url: shared.AllowUrl = None,
-    key_env: shared.KeyEnv = "",
-    key_file: shared.KeyFile = None,
-    concurrency: shared.Concurrency = 8,
-    timeout: shared.Timeout = 30.0,
-    price_in: shared.PriceIn = None,
-    price_out: shared.PriceOut = None,
-    cost_cap: shared.CostCap = None,
+    live: shared.Live,
 ) -> None:
     """Sample responses, let a judge compare every two of a prompt, write the pairs.
 
@@ -57,26 +44,16 @@ def rlaif_command(
     Example: preftune rlaif --prompts prompts.jsonl --policy runs/sft/model
     --judge-url https://host/v1 --judge-model NAME --card card.json --out pairs.jsonl
     """
-    settings = shared.asking(
-        one_order=one_order,
-        max_unparsed=max_unparsed,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        top_logprobs=top_logprobs,
-        seed=seed,
-    )
-    server = shared.Server(allow_url or [], key_env, key_file, concurrency, timeout)
-    cost = shared.Cost(price_in, price_out, cost_cap)
     said = out.with_name(f"{out.name.removesuffix('.jsonl')}.judgments.jsonl")
-    with shared.judges_at(judge_url, judge_model, server, cost, out=said) as (clients, budget):
+    with shared.judges_at(judge_url, judge_model, live, out=said) as (clients, budget):
         from preftune.comparisons.judging.panel_run import every_two
         from preftune.datasets.read import read_prompts
 
         asked = read_prompts(prompts)
-        draw = _Draw(n, seed, sample_temperature, max_new_tokens)
+        draw = _Draw(n, live.seed, sample_temperature, max_new_tokens)
         answers = _responses(asked, policy, responses, draw, out)
         job = shared.Job(rubric, said, card or [], unqualified, out)
-        shared.label(every_two(asked, answers), clients, settings, job, budget)
+        shared.label(every_two(asked, answers), clients, live.asking(), job, budget)
 
 
 class _Draw(NamedTuple):

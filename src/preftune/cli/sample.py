@@ -100,7 +100,7 @@ def sample_command(
 ) -> None:
     """Draw responses to prompts from models; stopped at any moment, the same command goes on.
 
-    Example: preftune sample runs/sft/model --prompts prompts.jsonl --out responses.jsonl --n 4
+    Example: preftune sample runs/sft/final --prompts prompts.jsonl --out responses.jsonl --n 4
     """
     _refuse_unused(context, bool(url))
     draws = _draws(
@@ -127,7 +127,7 @@ def score_command(
 ) -> None:
     """Score responses with a reward model; for pairs, say how often it agrees with them.
 
-    Example: preftune score runs/reward/model heldout.jsonl --out scored.jsonl
+    Example: preftune score runs/reward/final heldout.jsonl --out scored.jsonl
     """
     from preftune.inference.score_file import score_file
 

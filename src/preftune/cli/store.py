@@ -23,12 +23,14 @@ def backup_command(
 ) -> None:
     """Copy one moment of a store into a folder that either database can be restored from.
 
+    A labelling server that has the store open goes on meanwhile.
+
     Example: preftune store backup labels.db --out backup-monday
     """
     from preftune.store.backup import backup
-    from preftune.store.database import Database
+    from preftune.store.reading import reading
 
-    with Database(store, files=files) as database:
+    with reading(store, files=files) as database:
         _print(backup(database, out))
 
 
@@ -51,15 +53,15 @@ def restore_command(
 
 @store_app.command("verify")
 def verify_command(store: Store, files: Files = None) -> None:
-    """Check that no event of any project was changed or taken out.
+    """Check that no event of any project was changed or taken out; a server may have it open.
 
     Example: preftune store verify labels.db
     """
-    from preftune.store.database import Database
     from preftune.store.events import verify
     from preftune.store.projects import projects_of
+    from preftune.store.reading import reading
 
-    with Database(store, files=files) as database, database.read() as db:
+    with reading(store, files=files) as database, database.read() as db:
         for place in projects_of(db, None):
             typer.echo(f"{place.name}: {verify(db, place.id)} events, none changed")
 

@@ -1,5 +1,6 @@
 """Do raters favour a place or a length? Shares with clustered intervals, and their direction."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from preftune.comparisons.vote_table import VoteTable, vote_table
 from preftune.comparisons.votes import SWAPPED
 from preftune.errors import DataError
+from preftune.stats.intervals import wilson
 from preftune.stats.shares import Share, grouped_shares, share
 from preftune.types import Comparison, Judgment, RankedList, text_of
 
@@ -40,6 +42,60 @@ class Lean:
         """Return who leans where, such as `gpt-4: first shown 56 % (55–57) of 9,566: alarm`."""
         verdict = {0: "no clear lean", 1: f"favours {self.towards}", -1: f"favours {self.away}"}
         return f"{self.who}: {self.towards} wins {self.share}: {verdict[self.sign]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LengthBias:
+    """How often the shorter or the longer response won, over all decisions of a file."""
+
+    shorter: int
+    longer: int
+    equal: int
+
+    @property
+    def n(self) -> int:
+        """All wins."""
+        return self.shorter + self.longer + self.equal
+
+    @property
+    def unequal(self) -> int:
+        """Wins between responses of different lengths."""
+        return self.shorter + self.longer
+
+    @property
+    def shorter_wins_frac(self) -> float:
+        """How often "shorter wins" is right, of all wins; equal lengths count as wrong."""
+        return self.shorter / self.n
+
+    @property
+    def longer_wins_frac(self) -> float:
+        """How often the longer response won, of the wins between different lengths."""
+        return self.longer / self.unequal
+
+    @property
+    def lean(self) -> Lean | None:
+        """The share that the longer wins of unequal lengths; None without any."""
+        if not self.unequal:
+            return None
+        found = wilson(self.longer, self.unequal)
+        share = Share(value=self.longer_wins_frac, n=self.unequal, low=found.low, high=found.high)
+        return Lean(who="all decisions", towards="the longer", away="the shorter", share=share)
+
+    def direction(self) -> str:
+        """Say in words which length wins, by the 95 % interval against one half."""
+        if self.lean is None:
+            return "no pair of different lengths"
+        return {
+            1: "the LONGER response wins more often",
+            -1: "the SHORTER response wins more often",
+            0: "no clear direction: the interval holds one half",
+        }[self.lean.sign]
+
+
+def length_wins(sizes: Iterable[tuple[int, int]]) -> LengthBias:
+    """Return which length won how often, from (better, worse) lengths of each decision."""
+    signs = Counter((better > worse) - (better < worse) for better, worse in sizes)
+    return LengthBias(shorter=signs[-1], longer=signs[1], equal=signs[0])
 
 
 def position_bias(votes: VoteTable, *, by: By = "rater") -> list[Lean]:

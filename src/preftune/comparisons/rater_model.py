@@ -15,8 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.special import logit, softmax
-from scipy.stats import norm
+from scipy.special import logit, ndtri, softmax
 
 from preftune.comparisons.vote_table import VoteTable
 from preftune.errors import DataError
@@ -25,7 +24,7 @@ from preftune.stats.intervals import Interval
 from preftune.stats.ties import davidson_probabilities
 
 Array = NDArray[np.float64]
-NODES = norm.ppf((np.arange(24) + 0.5) / 24)  # [D] gaps, equally likely; 12 on either side of 0
+NODES = ndtri((np.arange(24) + 0.5) / 24)  # [D] gaps, equally likely; 12 on either side of 0
 BETTER = NODES > 0
 TURN = np.array([1.0, -1.0])  # of the gap, as shown: first order, swapped
 OUTCOMES = {1: 0, 0: 1, -1: 2}  # places of: first shown better, tie, second shown better

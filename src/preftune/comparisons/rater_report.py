@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from preftune.comparisons.rater_figures import by_rater, first_shares, repeat_shares
 from preftune.comparisons.vote_table import VoteTable, vote_table
-from preftune.stats.shares import Array, Places, Share, grouped_shares
+from preftune.stats.shares import Array, Places, Share
 from preftune.types import Comparison, Judgment, RaterKind
 
 FEWEST_VOTES = 30  # before a habit is flagged
@@ -82,7 +83,7 @@ def report_of(votes: VoteTable, *, gold: Mapping[str, int] | None = None) -> lis
     medians = _medians(votes)
     others, chance = _agreement(votes)
     gold_shares, gold_chance = _gold(votes, gold or {})
-    first, repeats, habit = _first(votes), _repeats(votes), _habit(votes)
+    first, repeats, habit = first_shares(votes), repeat_shares(votes), _habit(votes)
     rows = []
     for k in np.argsort(-said, kind="stable").tolist():
         found = _Found(
@@ -134,11 +135,6 @@ def _medians(votes: VoteTable) -> dict[int, float]:
     }
 
 
-def _first(votes: VoteTable) -> list[Share | None]:
-    decided = votes.where(votes.shown != 0)
-    return _by_rater(decided, decided.shown > 0)
-
-
 def _gold(
     votes: VoteTable, gold: Mapping[str, int]
 ) -> tuple[list[Share | None], list[float | None]]:
@@ -151,20 +147,7 @@ def _gold(
     asked = votes.where(known[votes.unit] & _first_time(votes))
     right = np.eye(OUTCOMES)[1 - truth[asked.unit]]
     outcome = 1 - asked.vote.astype(np.int64)
-    return _by_rater(asked, asked.vote == truth[asked.unit]), _chance(asked, outcome, right)
-
-
-def _repeats(votes: VoteTable) -> list[Share | None]:
-    """Return how often a rater's vote equals its previous one on the same unit, either order."""
-    key = votes.rater * len(votes.units) + votes.unit
-    order = np.argsort(key, kind="stable")
-    again = np.flatnonzero(np.diff(key[order]) == 0)
-    before, after = order[again], order[again + 1]
-    later = np.zeros(len(votes), dtype=bool)
-    later[after] = True
-    same = np.zeros(len(votes), dtype=bool)
-    same[after] = votes.vote[before] == votes.vote[after]
-    return _by_rater(votes.where(later), same[later])
+    return by_rater(asked, asked.vote == truth[asked.unit]), _chance(asked, outcome, right)
 
 
 def _agreement(votes: VoteTable) -> tuple[list[Share | None], list[float | None]]:
@@ -180,7 +163,7 @@ def _agreement(votes: VoteTable) -> tuple[list[Share | None], list[float | None]
     kept, outcome = last.where(heard), outcome[heard]
     spread = rest[heard] / others[heard, None]
     same = spread[np.arange(len(kept)), outcome]
-    return _by_rater(kept, same), _chance(kept, outcome, spread)
+    return by_rater(kept, same), _chance(kept, outcome, spread)
 
 
 def _chance(votes: VoteTable, outcome: Places, spread: Array) -> list[float | None]:
@@ -216,12 +199,6 @@ def _first_time(votes: VoteTable) -> NDArray[np.bool_]:
     kept = np.zeros(len(votes), dtype=bool)
     kept[np.unique(key, return_index=True)[1]] = True
     return kept
-
-
-def _by_rater(votes: VoteTable, values: Array | NDArray[np.bool_]) -> list[Share | None]:
-    return grouped_shares(
-        values, groups=votes.rater, clusters=votes.cluster[votes.unit], count=len(votes.raters)
-    )
 
 
 def _quality_flags(found: _Found) -> list[str]:

@@ -1,7 +1,8 @@
 """What says the same twice, what contradicts itself, and what is also in the held-out files."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from preftune.datasets.audit_material import LinedPair, Material
-from preftune.datasets.audit_near import NEAR, Shingles, near_couples, overlap, shingles
+from preftune.datasets.audit_near import (
+    NEAR,
+    Shingles,
+    near_couples,
+    overlap,
+    shingles,
+    shingles_of,
+    unions,
+)
 from preftune.datasets.audit_parts import AuditFinding, AuditSection, count_finding
 from preftune.datasets.audit_words import Words
 from preftune.datasets.checks import (
@@ -25,9 +34,12 @@ from preftune.datasets.views import Messages, exact_key, normalised, prompt_of, 
 from preftune.errors import DataError
 from preftune.types import Prompt, text_of
 
+SHORTEST_CIRCLE = 3  # rows
 LONG_ENOUGH = 8  # words; a shorter response may well be given twice by chance
 
 Edge = tuple[Hashable, Hashable]
+Circle = dict[Edge, set[int]]
+"""(better, worse) → the lines that say so."""
 
 
 def copies_section(material: Material) -> AuditSection:
@@ -43,9 +55,10 @@ def copies_section(material: Material) -> AuditSection:
         ),
         (
             "cycle",
-            find_cycles(material.pairs),
-            "Preferences go round: A over B over C over A, on the same prompt",
-            "Rank these responses anew, or give the pairs a probability.",
+            against_order(material.pairs),
+            "Preferences that make others go round (A over B over C over A): they are against the "
+            "order that the rest of their prompt gives",
+            "Ask again about these, or give the pairs a probability.",
         ),
         (
             "equal_normalised",
@@ -113,30 +126,55 @@ def find_equal(pairs: Iterable[LinedPair]) -> Iterator[int]:
             yield lined.line
 
 
-def find_cycles(pairs: Iterable[LinedPair]) -> set[int]:
+def against_order(pairs: Sequence[LinedPair]) -> set[int]:
+    """Return the lines on circles whose winner wins less often, all told, than its loser.
+
+    With many responses one odd verdict puts nearly every row on some circle; these few are what
+    bends them. Where all win equally often, as in a circle of three alone, it is every row.
+    """
+    return {line for circle in _circles(pairs) for line in _against(circle)}
+
+
+def find_cycles(pairs: Sequence[LinedPair]) -> set[int]:
     """Return the lines of preferences that go round in a circle of three or more responses.
 
     Two rows that contradict each other outright are conflicts, and no part of a circle here.
     """
+    return {line for circle in _circles(pairs) for lines in circle.values() for line in lines}
+
+
+def _against(circle: Circle) -> Iterator[int]:
+    balance: Counter[Hashable] = Counter()
+    for better, worse in circle:
+        balance[better] += 1
+        balance[worse] -= 1
+    bent = [edge for edge in circle if balance[edge[0]] < balance[edge[1]]]
+    for edge in bent or circle:
+        yield from circle[edge]
+
+
+def _circles(pairs: Sequence[LinedPair]) -> list[Circle]:
+    """Return the preferences that go round, those that hang together in one circle each."""
+    many = Counter((lined.prompt, lined.pair.dimension) for lined in pairs)
     lines: dict[Edge, set[int]] = defaultdict(set)
     for lined in pairs:
         about = lined.prompt, lined.pair.dimension
-        lines[(about, lined.pair.chosen), (about, lined.pair.rejected)].add(lined.line)
+        if many[about] >= SHORTEST_CIRCLE:
+            lines[(about, lined.pair.chosen), (about, lined.pair.rejected)].add(lined.line)
     edges = [(a, b) for a, b in lines if (b, a) not in lines]
     if not edges:
-        return set()
+        return []
     place: dict[Hashable, int] = {}
     ends = [
         [place.setdefault(end, len(place)) for end in side] for side in zip(*edges, strict=True)
     ]
     graph = csr_matrix((np.ones(len(edges)), ends), shape=(len(place), len(place)))
     _, ring = connected_components(graph, directed=True, connection="strong")
-    return {
-        line
-        for edge, a, b in zip(edges, *ends, strict=True)
-        if ring[a] == ring[b]
-        for line in lines[edge]
-    }
+    found: dict[int, Circle] = defaultdict(dict)
+    for edge, a, b in zip(edges, *ends, strict=True):
+        if ring[a] == ring[b]:
+            found[ring[a]][edge] = lines[edge]
+    return list(found.values())
 
 
 def find_near_pairs(pairs: Sequence[LinedPair], words: Words) -> set[int]:
@@ -145,19 +183,23 @@ def find_near_pairs(pairs: Sequence[LinedPair], words: Words) -> set[int]:
     Exact repeats, and rows that hold the same two responses the other way round, are left out:
     they are duplicates and conflicts.
     """
-    sides = [
-        tuple(shingles(words.ids(text_of(m))) for m in (lined.pair.chosen, lined.pair.rejected))
-        for lined in pairs
-    ]
+    chosen = shingles_of([words.ids(text_of(lined.pair.chosen)) for lined in pairs])
+    rejected = shingles_of([words.ids(text_of(lined.pair.rejected)) for lined in pairs])
+    sides = list(zip(chosen, rejected, strict=True))
     said = [frozenset((lined.pair.chosen, lined.pair.rejected)) for lined in pairs]
-    asked = {lined.prompt: shingles(words.ids(_asked(lined.pair.prompt))) for lined in pairs}
+    prompts = {lined.prompt: lined.pair.prompt for lined in pairs}
+
+    @cache
+    def asked(key: str) -> Shingles:
+        return shingles(words.ids(_asked(prompts[key])))
+
     found = set()
-    for earlier, later in near_couples([np.union1d(*both) for both in sides]):
+    for earlier, later in near_couples(unions(chosen, rejected)):
         one, other = pairs[earlier], pairs[later]
         same = one.prompt == other.prompt and said[earlier] == said[later]
         if same or one.line == other.line or other.line in found:
             continue
-        alike = overlap(asked[one.prompt], asked[other.prompt]) >= NEAR
+        alike = overlap(asked(one.prompt), asked(other.prompt)) >= NEAR
         if alike and _both_near(sides[earlier], sides[later]):
             found.add(other.line)
     return found
@@ -207,8 +249,8 @@ def _near_prompts(
 ) -> Iterator[int]:
     here, there = _prompts(rows), _prompts(others)
     mine = list(here)
-    texts = [shingles(words.ids(_asked(here[key][0]))) for key in mine]
-    theirs = [shingles(words.ids(_asked(prompt))) for prompt, _ in there.values()]
+    texts = shingles_of([words.ids(_asked(here[key][0])) for key in mine])
+    theirs = shingles_of([words.ids(_asked(prompt)) for prompt, _ in there.values()])
     for place in {place for place, _ in near_couples(texts, theirs)}:
         yield from here[mine[place]][1]
 

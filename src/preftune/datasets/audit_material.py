@@ -2,17 +2,23 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from preftune.comparisons.aggregate import pairs_from_judgments
-from preftune.comparisons.votes import SWAPPED, signed_votes
+from preftune.comparisons.vote_table import VoteTable
+from preftune.comparisons.votes import SWAPPED, between
 from preftune.datasets.audit_words import Words
 from preftune.datasets.convert import convert
 from preftune.datasets.read import read_comparisons, scan
 from preftune.datasets.scanned import Scanned
 from preftune.datasets.views import exact_key
 from preftune.errors import DataError
+from preftune.stats.intervals import cluster_places
 from preftune.types import (
     Comparison,
     Judgment,
@@ -165,6 +171,33 @@ def material_of(
     )
 
 
+def vote_columns(material: Material, ballots: Sequence[Ballot]) -> VoteTable:
+    """Return votes as columns; where the side is not known, as if shown in the first order."""
+    units: dict[str, int] = {}
+    raters: dict[str, int] = {}
+    kinds: dict[str, RaterKind] = {}
+    cluster: dict[str, str] = {}
+    for ballot, name in zip(ballots, material.clusters(ballots), strict=True):
+        units.setdefault(ballot.unit, len(units))
+        raters.setdefault(ballot.rater, len(raters))
+        kinds.setdefault(ballot.rater, ballot.kind)
+        cluster.setdefault(ballot.unit, name)
+    swapped = np.array([bool(ballot.swapped) for ballot in ballots], dtype=bool)
+    sign = np.array([ballot.sign for ballot in ballots], dtype=np.int8)
+    return VoteTable(
+        units=tuple(units),
+        raters=tuple(raters),
+        kinds=tuple(kinds.values()),
+        clusters="comparison" if material.few_prompts else "prompt",
+        cluster=cluster_places(list(cluster.values())),
+        unit=np.array([units[ballot.unit] for ballot in ballots], dtype=np.int64),
+        rater=np.array([raters[ballot.rater] for ballot in ballots], dtype=np.int64),
+        shown=np.where(swapped, -sign, sign).astype(np.int8),
+        swapped=swapped,
+        seconds=np.full(len(ballots), np.nan),
+    )
+
+
 def joined(
     comparisons: Mapping[str, Comparison], judgments: Sequence[Judgment]
 ) -> tuple[list[PreferencePair], RaterKind]:
@@ -231,7 +264,10 @@ def _pairs(
         return pairs, notes
     lines = {row.record.id: row.line for row in rows if isinstance(row.record, Comparison)}
     made_pairs, kind = joined(comparisons, judgments)
-    notes.append(f"The file holds votes: its pairs are those that votes of kind {kind} make.")
+    note = f"The file holds votes: its pairs are those that votes of kind {kind} make."
+    if not made_pairs:
+        note = "The votes make no pairs: all are ties, or on responses that are empty or the same."
+    notes.append(note)
     return [_lined(_line_of(pair, lines), pair) for pair in made_pairs], notes
 
 
@@ -253,36 +289,66 @@ def _line_of(pair: PreferencePair, lines: Mapping[str, int]) -> int:
 def _ballots(
     judgments: Sequence[Judgment], comparisons: Mapping[str, Comparison]
 ) -> Iterator[Ballot]:
-    """Yield every vote on two responses, in the order cast."""
+    """Yield every vote on two responses, in the order cast; a ranking is one on every two."""
     prompts: dict[str, str] = {}
+    known: dict[tuple[str, int, int], _Sides] = {}
     for judgment in judgments:
         shown = comparisons.get(judgment.comparison_id)
-        if shown is not None and len(shown.responses) != 2:
-            continue
-        for unit, rater, value in signed_votes([judgment], dimension=judgment.dimension):
-            swapped = judgment.comparison_id.endswith(SWAPPED)
-            ballot = Ballot(
-                unit=f"{unit}/{judgment.dimension}",
-                prompt=unit,
+        size = len(shown.responses) if shown is not None else 2
+        base, swapped = judgment.comparison_id.removesuffix(SWAPPED), _is_swapped(judgment)
+        for i, j, value in _values(judgment, size):
+            # places in the first order: a swap shows them all the other way round
+            a, b = (size - 1 - j, size - 1 - i) if swapped else (i, j)
+            sides = known.get((judgment.comparison_id, a, b))
+            if sides is None:
+                sides = _sides(shown, (a, b), prompts) if shown is not None else _Sides(base)
+                known[judgment.comparison_id, a, b] = sides
+            yield Ballot(
+                unit=f"{base}/{judgment.dimension}" + f"/{a}-{b}" * (size > 2),
+                prompt=sides.prompt,
                 dimension=judgment.dimension,
-                rater=rater,
+                rater=judgment.rater.id,
                 kind=judgment.rater.kind,
-                value=value,
-                swapped=swapped,
+                value=-value if swapped else value,
+                swapped=swapped if size == 2 else None,  # a list has no two sides
                 guideline=judgment.guideline,
+                texts=sides.texts,
+                generators=sides.generators,
             )
-            yield _with_texts(ballot, shown, prompts) if shown is not None else ballot
 
 
-def _with_texts(ballot: Ballot, shown: Comparison, prompts: dict[str, str]) -> Ballot:
-    first, second = shown.responses[:: -1 if ballot.swapped else 1]
+def _values(judgment: Judgment, size: int) -> Iterator[tuple[int, int, float]]:
+    """Yield (i, j, value) of every two places shown of which the judgment says who is better."""
+    if judgment.kind in ("rewrite", "unparsed"):
+        return
+    for i, j in combinations(range(size), 2):
+        value = between(judgment, i, j)
+        if value is not None:
+            yield i, j, value
+
+
+def _is_swapped(judgment: Judgment) -> bool:
+    return judgment.comparison_id.endswith(SWAPPED)
+
+
+class _Sides(NamedTuple):
+    """What a vote is on: the key of the prompt, and two responses in the first order."""
+
+    prompt: str
+    texts: tuple[str, str] = ("", "")
+    generators: tuple[str | None, str | None] = (None, None)
+
+
+def _sides(shown: Comparison, places: tuple[int, int], prompts: dict[str, str]) -> _Sides:
+    """Return what a vote on two places is on; places are counted in the first order."""
+    turn = -1 if shown.id.endswith(SWAPPED) else 1
+    first, second = (shown.responses[::turn][place] for place in places)
     if shown.prompt.id not in prompts:
         prompts[shown.prompt.id] = _prompt_key(shown.prompt)
-    return replace(
-        ballot,
-        prompt=prompts[shown.prompt.id],
-        texts=(text_of(first.messages), text_of(second.messages)),
-        generators=(first.generator, second.generator),
+    return _Sides(
+        prompts[shown.prompt.id],
+        (text_of(first.messages), text_of(second.messages)),
+        (first.generator, second.generator),
     )
 
 

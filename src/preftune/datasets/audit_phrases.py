@@ -89,7 +89,7 @@ def deciding_phrases(choices: Sequence[Choice], words: Words | None = None) -> l
     the others in 70 % at most; and a binomial test against the rate expected of this rater (their
     usual rate over all phrases, moved by what the others do with this one) must hold after
     Bonferroni over everything tested. So a rater who likes long answers, which hold more of
-    everything, is no suspect. Of phrases within each other one is kept.
+    everything, is no suspect. A lone rater is everybody. Of phrases within each other one is kept.
 
     Args:
         choices: of all raters.
@@ -100,7 +100,7 @@ def deciding_phrases(choices: Sequence[Choice], words: Words | None = None) -> l
     texts, raters, votes = _columns(choices)
     tests, found = 0, []
     for names, events in _events_by_size(texts, votes, words or Words()):
-        counted, more = _by_rater(events, len(raters)) if raters != [EVERYBODY] else ([], 0)
+        counted, more = _by_rater(events, len(raters)) if len(raters) > 1 else ([], 0)
         found += [_named(row, names, raters) for row in counted]
         tests += more
         counted, more = _by_everybody(events, len(choices))
@@ -174,22 +174,34 @@ def _events_by_size(
         at, number = at[inside], number[inside]
         inside = text[at] == text[at + size]
         at, number = at[inside], number[inside]
-        grown, number = np.unique(number * len(names.known) + ids[at + size], return_inverse=True)
+        grown, found, number = _common(number * len(names.known) + ids[at + size])
+        at = at[found]
         names = _Names(known=names.known, grown=(*names.grown, grown))
+
+
+def _common(codes: Ints) -> tuple[Ints, Ints, Ints]:
+    """Return the codes that come often enough, where they stand, and which each is."""
+    ordered = np.sort(codes)
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    common = ordered[starts[np.diff(starts, append=len(ordered)) >= FEWEST]]
+    place = np.searchsorted(common, codes)
+    kept = np.flatnonzero(np.append(common, -1)[place] == codes)
+    return common, kept, place[kept]
 
 
 def _parting(number: Ints, text: Ints) -> tuple[Ints, Ints, NDArray[np.bool_]]:
     """Return (phrase, unit, whether the second text has it) of phrases that one text of two has."""
-    unit, side = text // 2, text % 2
-    order = np.lexsort((number, unit))
-    number, unit, side = number[order], unit[order], side[order]
-    if not len(number):
-        return number, unit, side.astype(bool)
-    new = np.r_[True, (number[1:] != number[:-1]) | (unit[1:] != unit[:-1])]
+    width = int(number.max()) + 1 if len(number) else 1
+    coded = np.sort((text >> 1) * width + number << 1 | text & 1)  # sorts faster than two keys
+    code, side = coded >> 1, coded & 1
+    if not len(code):
+        return code, code, side.astype(bool)
+    new = np.diff(code, prepend=-1) != 0
     starts = np.flatnonzero(new)
     low, high = np.minimum.reduceat(side, starts), np.maximum.reduceat(side, starts)
     one = low == high
-    return number[starts][one], unit[starts][one], low[one].astype(bool)
+    unit, number = np.divmod(code[starts][one], width)
+    return number, unit, low[one].astype(bool)
 
 
 def _expand(phrase: Ints, unit: Ints, second: NDArray[np.bool_], votes: _Votes) -> _Events:
@@ -249,8 +261,7 @@ def _by_rater(events: _Events, raters: int) -> tuple[list[_Row], int]:
 def _by_everybody(events: _Events, choices: int) -> tuple[list[_Row], int]:
     """Return the rare phrases that nearly all choices follow, and how many were tested."""
     events = events.at(_first_of_each(events.phrase, events.prompt))
-    phrases, place = np.unique(events.phrase, return_inverse=True)
-    n, won = np.bincount(place), np.bincount(place, events.won)
+    n, won = np.bincount(events.phrase), np.bincount(events.phrase, events.won)
     kept = (n >= FEWEST) & (n <= RARE * choices)
     usual = float(_rate(events.won.sum(), len(events.won)))
     rows = []
@@ -269,7 +280,7 @@ def _by_everybody(events: _Events, choices: int) -> tuple[list[_Row], int]:
                 tied=1.0,
                 p=float(p[i]),
             )
-            rows.append(_Row(phrase=int(phrases[i]), rater=0, said=said))
+            rows.append(_Row(phrase=int(i), rater=0, said=said))
     return rows, 2 * int(kept.sum())
 
 
@@ -280,9 +291,11 @@ def _rate(won: ArrayLike, n: ArrayLike) -> Floats:
 
 def _first_of_each(key: Ints, prompt: Ints) -> Ints:
     """Return where each (key, prompt) stands first: a prompt is one witness, not several."""
-    _, number = np.unique(key, return_inverse=True)
     width = int(prompt.max()) + 1 if len(prompt) else 1
-    _, first = np.unique(number * width + prompt, return_index=True)
+    code = key * width + prompt  # phrases · raters · prompts: far below 2^63
+    if (np.diff(np.sort(code)) != 0).all():
+        return np.arange(len(code))
+    _, first = np.unique(code, return_index=True)
     return np.sort(first)
 
 

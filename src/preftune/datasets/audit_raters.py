@@ -1,11 +1,16 @@
 """Who voted, how far they agree, who stands against the others, and which side they favour."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from preftune.datasets.audit_material import Ballot, Material
+import numpy as np
+
+from preftune.comparisons.bias import position_bias
+from preftune.comparisons.rater_figures import first_shares, majority_shares, repeat_shares
+from preftune.comparisons.vote_table import VoteTable
+from preftune.datasets.audit_material import Ballot, Material, vote_columns
 from preftune.datasets.audit_parts import (
     AuditFinding,
     AuditSection,
@@ -21,6 +26,7 @@ from preftune.datasets.audit_parts import (
 )
 from preftune.errors import DataError
 from preftune.stats.agreement import Level, alpha_interval, cohen_kappa, krippendorff_alpha
+from preftune.stats.shares import Share
 
 REAL_SETS = (
     ("pandalm, curated", 0.861),
@@ -101,7 +107,7 @@ def rater_section(material: Material) -> AuditSection:
     if not found:
         return AuditSection(title="Raters", text="No rater is named. Give --judgments.")
     shown = sorted(found, key=lambda row: -row.votes)
-    findings = [_against_finding(found), *_side_findings(material, found)]
+    findings = [_against_finding(found, material.kinds[0]), *_side_findings(material, found)]
     sides = [bar(row.rater, row.first) for row in shown if row.first][:MOST_SHOWN]
     bars = Bars(
         name="sides",
@@ -124,70 +130,43 @@ def rater_figures(material: Material) -> list[RaterFigures]:
     """Return the figures of each rater, in order of their first vote.
 
     `agreement` compares with the majority of the other raters of the first kind that voted
-    (people, where there are any), on items where both decided.
+    (people, where there are any), on items where both decided. Intervals hold for all raters
+    together.
     """
     ballots = material.ballots
-    main = material.kinds[0] if material.kinds else "unknown"
-    total: Counter[str] = Counter()
-    own: Counter[tuple[str, str]] = Counter()
-    by_rater: dict[str, list[Ballot]] = defaultdict(list)
-    for ballot in _last(ballots):
-        if ballot.kind == main:
-            total[ballot.unit] += ballot.sign
-            own[ballot.rater, ballot.unit] += ballot.sign
-    for ballot in ballots:
-        by_rater[ballot.rater].append(ballot)
-    level = shared_level(len(by_rater))
-    found = []
-    for rater, said in by_rater.items():
-        others = {b.unit: total[b.unit] - own[rater, b.unit] for b in said}
-        found.append(_figures(material, rater, said, others, level=level))
-    return found
+    if not ballots:
+        return []
+    votes = vote_columns(material, ballots)
+    level = shared_level(len(votes.raters))
+    agreement = majority_shares(votes, kind=material.kinds[0], level=level)
+    repeats = repeat_shares(votes, level=level)
+    first = first_shares(_with_sides(votes, ballots), level=level)
+    count = len(votes.raters)
+    said = np.bincount(votes.rater, minlength=count).tolist()
+    ties = np.bincount(votes.rater, votes.shown == TIE, minlength=count).tolist()
+    return [
+        RaterFigures(
+            rater=rater,
+            kind=votes.kinds[k],
+            votes=said[k],
+            ties=int(ties[k]),
+            agreement=_if_enough(agreement[k]),
+            repeats=_if_enough(repeats[k]),
+            first=_if_enough(first[k]),
+        )
+        for k, rater in enumerate(votes.raters)
+    ]
 
 
-def _figures(
-    material: Material,
-    rater: str,
-    said: Sequence[Ballot],
-    others: dict[str, int],
-    *,
-    level: float,
-) -> RaterFigures:
-    last = [ballot for ballot in _last(said) if ballot.sign]
-    compared = [b for b in last if others[b.unit]]
-    agreed = [float((others[b.unit] > 0) == (b.sign > 0)) for b in compared]
-    decided = [b for b in said if b.sign and b.swapped is not None]
-    first = [float((b.sign > 0) != b.swapped) for b in decided]
-    again = list(_again(said))
-    return RaterFigures(
-        rater=rater,
-        kind=said[0].kind,
-        votes=len(said),
-        ties=sum(b.sign == TIE for b in said),
-        agreement=_if_enough(agreed, material.clusters(compared), level),
-        repeats=_if_enough([float(same) for _, same in again], [u for u, _ in again], level),
-        first=_if_enough(first, material.clusters(decided), level),
-    )
+def _with_sides(votes: VoteTable, ballots: Sequence[Ballot]) -> VoteTable:
+    """Return the votes of which it is known what was shown first."""
+    return votes.where(np.array([ballot.swapped is not None for ballot in ballots], dtype=bool))
 
 
-def _if_enough(values: Sequence[float], clusters: Sequence[str], level: float) -> Estimate | None:
-    if len(values) < FEWEST:
+def _if_enough(share: Share | None) -> Estimate | None:
+    if share is None or share.n < FEWEST:
         return None
-    return share_estimate(values, clusters, level=level)
-
-
-def _last(ballots: Iterable[Ballot]) -> list[Ballot]:
-    """Return the last vote of each rater on each item and order."""
-    return list({(b.rater, b.unit, b.swapped): b for b in ballots}.values())
-
-
-def _again(said: Iterable[Ballot]) -> Iterable[tuple[str, bool]]:
-    """Yield, for every later vote of one rater on an item, whether it says the same."""
-    before: dict[str, Ballot] = {}
-    for ballot in said:
-        if (earlier := before.get(ballot.unit)) is not None:
-            yield ballot.unit, earlier.sign == ballot.sign
-        before[ballot.unit] = ballot
+    return Estimate(value=share.value, low=share.low, high=share.high, n=share.n)
 
 
 def _alphas(material: Material) -> list[tuple[str, Level, Estimate]]:
@@ -201,17 +180,18 @@ def _alphas(material: Material) -> list[tuple[str, Level, Estimate]]:
         for guideline in guidelines if len(guidelines) > 1 else ():
             label = f"{kind}: guideline {guideline}"
             groups[label] = [b for b in of_kind if b.guideline == guideline]
-    found = ((label, *_alpha(ballots)) for label, ballots in groups.items())
+    found = ((label, *_alpha(material, ballots)) for label, ballots in groups.items())
     return [(label, level, alpha) for label, level, alpha in found if alpha is not None]
 
 
-def _alpha(ballots: Sequence[Ballot]) -> tuple[Level, Estimate | None]:
+def _alpha(material: Material, ballots: Sequence[Ballot]) -> tuple[Level, Estimate | None]:
     """Return alpha, ordinal where anybody graded, and None where nothing can be compared."""
     level: Level = "ordinal" if any(abs(b.value) > 1 for b in ballots) else "nominal"
     votes = [(b.unit, b.rater, b.value) for b in ballots]
+    cluster_of = dict(zip((b.unit for b in ballots), material.clusters(ballots), strict=True))
     try:
         alpha = krippendorff_alpha(votes, level=level)
-        low, high = alpha_interval(votes, level=level)
+        low, high = alpha_interval(votes, level=level, cluster_of=cluster_of)
     except DataError:  # no two votes on one item, or every vote the same
         return level, None
     raters = Counter(unit for unit, _ in {(b.unit, b.rater) for b in ballots})
@@ -270,36 +250,41 @@ def _kappa(both: Sequence[Sequence[int]]) -> Estimate | None:
     return Estimate(value=value, low=low, high=high, n=same.n)
 
 
-def _against_finding(found: Sequence[RaterFigures]) -> AuditFinding:
-    """Return who contradicts the others more often than not, all intervals holding together."""
+def _against_finding(found: Sequence[RaterFigures], main: str) -> AuditFinding:
+    """Return who contradicts the others more often than not, all intervals holding together.
+
+    It stops the training where these votes make the pairs: those of the kind `main`.
+    """
     told = [row for row in found if row.agreement is not None]
     against = [row for row in told if row.agreement and row.agreement.side() < 0]
-    named = ", ".join(row.rater for row in against[:5])
-    what = f"contradict the other raters more often than not: {named}"
-    if not against:
-        what = f"None of {len(told):,} raters contradicts the others more often than not"
+    named = ", ".join(row.rater for row in against[:5]) + ", …" * (len(against) > 5)
+    harmful = any(row.kind == main for row in against)
+    what = f"Raters who contradict the other {main} raters more often than not: {named or 'none'}"
+    if not told:
+        what = f"Nobody shares {FEWEST} decided items with other raters: nothing to compare"
+    fix = "Look at their votes; then leave them out: --without RATER."
+    if against and not harmful:
+        fix = f"Do not ask them again. The pairs are made of votes of kind {main}, not of theirs."
     return AuditFinding(
         kind="rater_against_others",
-        what=f"{len(against):,} {what}" if against else what,
+        what=what,
         size=f"{len(against):,} of {len(told):,} raters",
-        verdict="stop" if against else "ok",
-        fix="Look at their votes; then leave them out: --without RATER." if against else "",
+        verdict="stop" if harmful else "look" if against else "ok",
+        fix=fix if against else "",
         value=float(len(against)),
         n=len(told),
     )
 
 
 def _side_findings(material: Material, found: Sequence[RaterFigures]) -> list[AuditFinding]:
-    """Return the side favoured by each kind of rater, and by single raters."""
-    made = []
-    for kind in material.kinds:
-        voted = [b for b in material.ballots if b.kind == kind and b.sign]
-        known = [b for b in voted if b.swapped is not None]
-        if len(known) >= FEWEST:
-            first = [float((b.sign > 0) != b.swapped) for b in known]
-            estimate = share_estimate(first, material.clusters(known))
-            made.append(_side_finding(f"{kind} raters", estimate))
-    told = [row for row in found if row.first is not None]
+    """Return the side favoured by each kind of rater, and by single raters; a rule sees no side."""
+    sides = _with_sides(vote_columns(material, material.ballots), material.ballots)
+    seeing = sides.where(
+        np.array([kind != "rule" for kind in sides.kinds], dtype=bool)[sides.rater]
+    )
+    leans = [(lean.who, _if_enough(lean.share)) for lean in position_bias(seeing, by="kind")]
+    made = [_side_finding(f"{kind} raters", taken) for kind, taken in leans if taken is not None]
+    told = [row for row in found if row.first is not None and row.kind != "rule"]
     turned = [row for row in told if row.first and row.first.side(margin=SIDE_MARGIN)]
     if len(told) > 1:
         shown = "; ".join(f"{r.rater} {percent(r.first)}" for r in turned[:5] if r.first)
@@ -325,7 +310,7 @@ def _side_finding(who: str, estimate: Estimate) -> AuditFinding:
     return share_finding(
         "side",
         estimate,
-        what=f"How often {who} who decide take the response shown first",
+        what=f"Decided votes of {who}, all together, for the response shown first",
         verdict="look" if side else "ok",
         fix=f"They favour the {word}. Shuffle sides, show both orders, or correct for it.",
     )

@@ -32,21 +32,19 @@ RIDGE = 0.01
 OPENING = 300  # characters in which an answer refuses or apologises, if it does
 HALVES = 2  # style is judged on prompts that its weights were not fitted on
 
-LIST_ITEM = re.compile(r"^[ \t]*(?:[-*+•]|\d{1,3}[.)])\s+\S", re.MULTILINE)
-HEADER = re.compile(r"^\s{0,3}#{1,6}\s+\S", re.MULTILINE)
+LIST_ITEM = re.compile(r"\n[ \t]*(?:[-*+•]|\d{1,3}[.)])\s+\S")  # these two see a line end first
+HEADER = re.compile(r"\n\s{0,3}#{1,6}\s+\S")
 BOLD = re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__")
 CODE = re.compile(r"```|`[^`\n]+`")
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\U0001f1e6-\U0001f1ff]")
 REFUSAL = re.compile(
     r"\b(?:i|we)\s*(?:['’]?m|\s+am|\s+are)?\s*(?:sorry,?\s+but|cannot|can['’]?t|can not|"
     r"unable to|not able to|won['’]?t|will not|not comfortable)\b|\bas an ai\b|"
-    r"\bagainst my (?:guidelines|programming)\b",
-    re.IGNORECASE,
+    r"\bagainst my (?:guidelines|programming)\b"
 )
 APOLOGY = re.compile(
     r"\b(?:i|we)(?:['’]?m|\s+am|['’]?re|\s+are)?\s+(?:(?:so|very|really|truly|deeply)\s+)?"
-    r"(?:sorry|apologi[sz]e)\b|\bmy apologies\b",
-    re.IGNORECASE,
+    r"(?:sorry|apologi[sz]e)\b|\bmy apologies\b"
 )
 
 LENGTH_FIX = (
@@ -55,19 +53,42 @@ LENGTH_FIX = (
 )
 STYLE_FIX = "Say in the guideline whether it is a merit, and read some pairs that differ in it."
 
+
+def _refuses(text: str) -> bool:
+    return bool(REFUSAL.search(text[:OPENING].lower()))
+
+
+def _apologises(text: str) -> bool:
+    opening = text[:OPENING].lower()
+    return ("sorry" in opening or "apolog" in opening) and bool(APOLOGY.search(opening))
+
+
 HABITS: dict[str, Callable[[str], int]] = {
     "length": len,
-    "list": lambda text: len(LIST_ITEM.findall(text)),
-    "headers": lambda text: len(HEADER.findall(text)),
-    "bold": lambda text: len(BOLD.findall(text)),
-    "code": lambda text: len(CODE.findall(text)),
-    "refusal": lambda text: int(bool(REFUSAL.search(text, 0, OPENING))),
-    "emoji": lambda text: len(EMOJI.findall(text)),
+    "list": lambda text: len(LIST_ITEM.findall(f"\n{text}")),
+    "headers": lambda text: "#" in text and len(HEADER.findall(f"\n{text}")),
+    "bold": lambda text: ("**" in text or "__" in text) and len(BOLD.findall(text)),
+    "code": lambda text: "`" in text and len(CODE.findall(text)),
+    "refusal": _refuses,
+    "emoji": lambda text: not text.isascii() and len(EMOJI.findall(text)),
     "questions": lambda text: text.count("?") + text.count("？"),
     "exclamations": lambda text: text.count("!") + text.count("！"),
-    "apology": lambda text: int(bool(APOLOGY.search(text, 0, OPENING))),
+    "apology": _apologises,
 }
 """What is counted in an answer; refusals and apologies open it or do not."""
+MORE = {
+    "length": "the longer response",
+    "list": "the response with more list items",
+    "headers": "the response with more headers",
+    "bold": "the response with more in bold",
+    "code": "the response with more code",
+    "refusal": "the response that refuses",
+    "emoji": "the response with more emoji",
+    "questions": "the response that asks more questions",
+    "exclamations": "the response with more exclamation marks",
+    "apology": "the response that apologises",
+}
+"""The response with more of a habit, in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,8 +247,8 @@ def _style_only(tilts: Array, prompts: Sequence[str]) -> Estimate | None:
 
 
 def _habit_finding(habit: Habit, share: Estimate) -> AuditFinding:
-    more = "longer response" if habit.name == "length" else f"response with more {habit.name}"
-    words = {1: f"the {more} wins MORE often", -1: f"the {more} wins LESS often", 0: "no direction"}
+    more = MORE[habit.name]
+    words = {1: f"{more} wins MORE often", -1: f"{more} wins LESS often", 0: "no direction"}
     return share_finding(
         "length" if habit.name == "length" else f"style_{habit.name}",
         share,

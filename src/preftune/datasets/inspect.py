@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from preftune.comparisons.bias import LengthBias, length_wins
 from preftune.datasets.checks import Finding, check_rows, same_prompt_groups
 from preftune.datasets.read import scan
 from preftune.datasets.scanned import Scanned
@@ -36,46 +37,6 @@ class Lengths:
     median: float
     p95: float
     longest: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LengthBias:
-    """How often the shorter or the longer response won, over all (better, worse) in the file."""
-
-    shorter: int
-    longer: int
-    equal: int
-
-    @property
-    def n(self) -> int:
-        """All wins."""
-        return self.shorter + self.longer + self.equal
-
-    @property
-    def unequal(self) -> int:
-        """Wins between responses of different lengths."""
-        return self.shorter + self.longer
-
-    @property
-    def shorter_wins_frac(self) -> float:
-        """How often "shorter wins" is right, of all wins; equal lengths count as wrong."""
-        return self.shorter / self.n
-
-    @property
-    def longer_wins_frac(self) -> float:
-        """How often the longer response won, of the wins between different lengths."""
-        return self.longer / self.unequal
-
-    def direction(self) -> str:
-        """Say in words which length wins, by the 95 % interval against one half."""
-        if not self.unequal:
-            return "no pair of different lengths"
-        interval = wilson(self.longer, self.unequal)
-        if interval.low > 0.5:
-            return "the LONGER response wins more often"
-        if interval.high < 0.5:
-            return "the SHORTER response wins more often"
-        return "no clear direction: the interval holds one half"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,9 +139,7 @@ def length_bias(records: Sequence[Record]) -> LengthBias:
     A pair is one decision, a ranked list one per two responses of different rank, a comparison the
     majority of its judgments. The length is the characters of the last assistant turn.
     """
-    wins = decided(records)
-    signs = Counter(_sign(answer_length(better) - answer_length(worse)) for better, worse in wins)
-    return LengthBias(shorter=signs[-1], longer=signs[1], equal=signs[0])
+    return length_wins((answer_length(a), answer_length(b)) for a, b in decided(records))
 
 
 def summary(found: Inspection) -> list[tuple[str, str]]:
@@ -235,10 +194,6 @@ def _percent(part: int, whole: int) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{part:,} of {whole:,} rows ({_percent(part, whole)})"
-
-
-def _sign(difference: int) -> int:
-    return (difference > 0) - (difference < 0)
 
 
 def _strengths(records: Iterable[Record]) -> dict[int, int]:

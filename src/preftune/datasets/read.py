@@ -8,11 +8,13 @@ from typing import Any, Literal, TypeVar, cast
 import msgspec
 
 from preftune.datasets.contract import examine
-from preftune.datasets.formats.row import KIND_NAMES, Format, Notes
+from preftune.datasets.formats.row import KIND_NAMES, Format
 from preftune.datasets.scanned import Problem, RefusedError, Scanned
 from preftune.datasets.sources import open_source
 from preftune.errors import DataError, RowError
 from preftune.lines import MAX_LINE_BYTES, RawRow
+from preftune.messages import Notes
+from preftune.text import visible
 from preftune.types import (
     Comparison,
     Demonstration,
@@ -233,7 +235,7 @@ def _unknown(name: str) -> Problem:
 
 def _problem_of(error: DataError) -> Problem:
     """Return the problem behind an error that a record raised on being made."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+    shown = visible(str(error))
     what, _, fix = shown.rpartition(". ")
     kind = "equal_responses" if "chosen equals rejected" in what else "bad_record"
     return Problem(kind=kind, what=what or shown, fix=fix or "Mend the row.")

@@ -16,9 +16,10 @@ import msgspec
 from preftune.datasets.contract import examine
 from preftune.datasets.formats.csv_table import CSV, csv_sink
 from preftune.datasets.formats.parquet import INNER, parquet_sink
-from preftune.datasets.formats.row import KIND_NAMES, Format, Row
+from preftune.datasets.formats.row import KIND_NAMES, Format
 from preftune.datasets.formats.table import JSON_LINES, unknown_format
 from preftune.errors import DataError
+from preftune.fields import Row
 from preftune.files import atomic_open
 from preftune.lines import parse_json
 from preftune.types import (

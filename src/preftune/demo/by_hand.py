@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from preftune.demo.facts import TREATMENTS, Card, read_cards
 from preftune.errors import DataError
 from preftune.serving.app import serve
 from preftune.serving.settings import ServerSettings
@@ -30,6 +31,9 @@ Which reply would you rather have sent to a customer?
 1. A reply with a wrong fact is worse than any reply with right facts.
 2. Of two right ones, prefer the one that is warm and says why.
 3. Longer is not better.
+
+These are the facts. With a system prompt that has the policy, no item of a child goes in the dryer.
+
 """
 
 
@@ -49,18 +53,34 @@ def label_by_hand(
     """
     with Database(store) as database:
         project_id = _project(database, comparisons)
-        serve(
-            database, ServerSettings(port=port), ready=partial(_invite, database, project_id, say)
-        )
+        settings = ServerSettings(port=port, access_log=store.with_suffix(".log"))
+        serve(database, settings, ready=partial(_invite, database, project_id, say))
         with database.read() as db:
             said = judged(db, project_id)
     decided = sum(j.kind == "scale" and j.grade != 4 for j in said.judgments)
+    say(f"   {len(said.judgments)} verdicts, of which {decided} take a side; all are in {store}")
     if decided < LEAST:
         raise DataError(
             f"{store}: {decided} verdicts that take a side; tuning wants {LEAST} or more. "
             "They are kept: run the same command again and go on."
         )
     return said
+
+
+def facts_table() -> str:
+    """Return what raters must know, as Markdown: a row for each item that they are asked about.
+
+    The cell of a jeans' washer says "30 normal", that of its dryer "no".
+    """
+    cards = {card.key: card for card in read_cards() if not card.held_out}
+    items = dict.fromkeys(item for item, _ in cards)
+    rows = [("item", *TREATMENTS), ("---",) * (1 + len(TREATMENTS))]
+    rows += [(item, *(_fact(cards[item, treatment]) for treatment in TREATMENTS)) for item in items]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _fact(card: Card) -> str:
+    return f"{card.temperature} {card.mode}" if card.verdict == "yes" else "no"
 
 
 def _project(database: Database, comparisons: Sequence[Comparison]) -> str:
@@ -71,7 +91,8 @@ def _project(database: Database, comparisons: Sequence[Comparison]) -> str:
     new = [of_comparison(one) for one in comparisons]
     settings = ProjectSettings(reasons=("wrong fact", "cold", "no reason given", "kind"))
     made = database.write(partial(create_project, name=NAME, settings=settings, by=BY))
-    database.write(partial(publish_guideline, project_id=made, text=GUIDELINE, base=0, by=BY))
+    text = GUIDELINE + facts_table()
+    database.write(partial(publish_guideline, project_id=made, text=text, base=0, by=BY))
     database.write(partial(add_items, project_id=made, new=new, by=BY))
     return made
 
@@ -89,4 +110,7 @@ def _invite(database: Database, project_id: str, say: Callable[[str], object], u
             )
         )
         where = f"{url}/invite#{token}"
-    say(f"   open   {where}\n   judge as many as you like (60 show an effect), then press Ctrl-C")
+    say(
+        f"   open   {where}\n   judge as many as you like (60 show an effect), then press Ctrl-C "
+        "here;\n   the browser's page can be closed"
+    )

@@ -24,7 +24,10 @@ SIMULATED = (
     "The labels are simulated: programs with known noise stand in for raters, so that every claim "
     "can be checked against the truth. No person judged these replies."
 )
-
+BY_HAND = (
+    "One person compared these replies in a browser. Nobody else did, so nothing says how far "
+    "others would agree; tone and facts are measured by the desk's own rules, which are known."
+)
 HALF_LEARNT = (
     "The SFT model has only half learnt two kinds of prompt, the children's policy and saying an "
     "order number again. They are shown, not gated: there is no standard to fall below yet."
@@ -75,7 +78,7 @@ def tell(story: Story, folder: Path) -> ReportData:
             _tuning_section(folder),
             _noise_section(story),
         ),
-        caveats=(SIMULATED, HALF_LEARNT)
+        caveats=(BY_HAND if story.settings.label else SIMULATED, HALF_LEARNT)
         + ((f"This run was sabotaged on purpose: {spoilt}.",) if spoilt != "none" else ()),
         provenance={
             "seed": str(story.settings.seed),

@@ -36,9 +36,18 @@ class Order:
         cls, rows: Iterable[Sequence[TokenSequence]], settings: OptimizerSettings, *, seed: int
     ) -> "Order":
         """Return the order of rows of one or more sequences that share a prompt."""
-        lengths = tuple(stream_length(row) for row in rows)
+        return cls.of_lengths([stream_length(row) for row in rows], settings, seed=seed)
+
+    @classmethod
+    def of_lengths(
+        cls, lengths: Sequence[int], settings: OptimizerSettings, *, seed: int
+    ) -> "Order":
+        """Return the order of rows of these lengths: tokens in the stream."""
         return cls(
-            lengths=lengths, batch_size=settings.batch_size, epochs=settings.epochs, seed=seed
+            lengths=tuple(lengths),
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            seed=seed,
         )
 
     @property

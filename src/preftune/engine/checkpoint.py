@@ -6,8 +6,10 @@ checkpoint was made by, and a SHA-256 over itself. Readers trust the manifest, n
 folder: a flipped bit, a cut, a missing or an additional file is found before the first step, the
 folder is set aside as `.corrupt`, and the one before it is used.
 
-The hashes find accidents, not malice: whoever can write the folder can write its manifest too. What
-a hostile folder cannot do is run code, since tensors are safetensors and all else is JSON.
+The hashes find accidents. Malice is found by the seal of a manifest: an HMAC with the key of the
+installation that wrote it (`installation.py`). A wrong seal makes a checkpoint a bad one; one that
+another installation sealed, or nobody, stops the run unless the user trusts it. No folder can run
+code, since tensors are safetensors and all else is JSON.
 """
 
 import hashlib
@@ -24,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from preftune.engine import determinism
+from preftune.engine.installation import Key
 from preftune.errors import CheckpointError, HealthError
 from preftune.files import atomic_folder, delete_folder, read_json, sha256_of
 
@@ -48,7 +51,18 @@ class Manifest:
     step: int | None = None  # optimiser steps done; None: not a checkpoint
     origin: dict[str, str] = field(default_factory=dict)  # hashes of settings, data and model
     environment: dict[str, str | int] = field(default_factory=dict)
+    key: str = ""  # name of the key that sealed it; empty: nobody did
+    seal: str = ""  # HMAC-SHA256 with that key over the fields above
     sha256: str = ""  # of the fields above
+
+    def sealed(self, key: Key) -> "Manifest":
+        """Return the manifest with the seal of a key, its hash not made yet."""
+        named = replace(self, key=key.name, seal="", sha256="")
+        return replace(named, seal=key.seal(named.encoded()))
+
+    def sealed_by(self, key: Key) -> bool:
+        """Whether the key made the seal, and nothing was changed since."""
+        return key.fits(self.seal, replace(self, seal="", sha256="").encoded())
 
     def digest(self) -> str:
         """Return the SHA-256 of all fields but the last."""
@@ -93,6 +107,7 @@ def save_checkpoint(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
     origin: Mapping[str, str],
+    key: Key | None = None,
 ) -> Path:
     """Publish `root/step-…`, read it back, then delete all but the newest two whole ones.
 
@@ -102,6 +117,7 @@ def save_checkpoint(
         tensors: named tensors by group; each group with any becomes `group.safetensors`.
         state: small JSON values to find again on resume.
         origin: hashes of what the run is made from; compared on resume.
+        key: seals the manifest; None leaves it without a seal.
 
     Raises:
         HealthError: a tensor holds NaN or infinity; nothing is written.
@@ -121,7 +137,7 @@ def save_checkpoint(
                 whole = {name: tensor.detach().contiguous() for name, tensor in named.items()}
                 save_file(whole, writing / f"{group}.safetensors")
         (writing / "state.json").write_bytes(msgspec.json.encode(state) + b"\n")
-        write_manifest(writing, step=step, origin=origin)
+        write_manifest(writing, step=step, origin=origin, key=key)
     problem = verify(folder)
     if problem:
         raise CheckpointError(f"{folder}: {problem} right after writing. Check the disk.")
@@ -130,17 +146,28 @@ def save_checkpoint(
 
 
 def newest_checkpoint(
-    root: Path, *, origin: Mapping[str, str]
+    root: Path,
+    *,
+    origin: Mapping[str, str],
+    key: Key | None = None,
+    trust_foreign: bool = False,
 ) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint that verifies, and a line for each bad one set aside.
 
     Args:
         root: the folder of all checkpoints of a run.
         origin: hashes of what the run is made from; a checkpoint with others counts as bad.
+        key: of this installation; None asks for no seal.
+        trust_foreign: take a checkpoint that another installation sealed, or nobody.
+
+    Raises:
+        CheckpointError: a checkpoint is whole, but not sealed by this installation.
     """
     notes: list[str] = []
     for folder in reversed(_step_folders(root)):
-        problem = verify(folder) or _foreign(folder, origin)
+        problem = verify(folder) or _other_run(folder, origin)
+        if problem is None and key is not None:
+            problem = _seal_problem(folder, key, trust_foreign=trust_foreign)
         if problem is None:
             state = read_json(folder / "state.json")
             return Checkpoint(folder=folder, step=_step_of(folder), state=state), notes
@@ -154,7 +181,11 @@ def newest_checkpoint(
 
 
 def write_manifest(
-    folder: Path, *, step: int | None = None, origin: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    step: int | None = None,
+    origin: Mapping[str, str] | None = None,
+    key: Key | None = None,
 ) -> None:
     """Write the manifest of all files in a folder; it is the last file written there.
 
@@ -170,6 +201,7 @@ def write_manifest(
         origin=dict(origin or {}),
         environment=determinism.environment(),
     )
+    manifest = manifest.sealed(key) if key else manifest
     (folder / MANIFEST).write_bytes(replace(manifest, sha256=manifest.digest()).encoded())
 
 
@@ -219,13 +251,32 @@ def _listing_problem(folder: Path, manifest: Manifest | None) -> str | None:
     return None
 
 
-def _foreign(folder: Path, origin: Mapping[str, str]) -> str | None:
+def _other_run(folder: Path, origin: Mapping[str, str]) -> str | None:
     manifest = read_manifest(folder)
     if manifest is None or manifest.step != _step_of(folder):
         return "its manifest is of another step"
     names = sorted(manifest.origin.keys() | origin.keys())
     other = [name for name in names if manifest.origin.get(name) != origin.get(name)]
     return f"made by another run: other {', '.join(other)}" if other else None
+
+
+def _seal_problem(folder: Path, key: Key, *, trust_foreign: bool) -> str | None:
+    """Return why a seal is wrong; None when it is right, or foreign and trusted.
+
+    Raises:
+        CheckpointError: it is foreign and nobody trusts it.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.key == key.name:
+        right = manifest is not None and manifest.sealed_by(key)
+        return None if right else f"{MANIFEST} was changed after it was sealed"
+    if trust_foreign:
+        return None
+    name = "".join(c for c in manifest.key if c in "0123456789abcdef")[:16]
+    by = f"was sealed by another installation (key {name})" if name else "has no seal"
+    raise CheckpointError(
+        f"{folder}: {by}. Use --trust-foreign if you know who wrote it, or a new --out."
+    )
 
 
 def _delete_old(root: Path) -> None:

@@ -51,6 +51,22 @@ def available_bytes(device: torch.device, *, root: Path = Path("/")) -> int:
     return min(_machine_bytes(root), *_group_bytes(root))
 
 
+def usable_bytes(device: torch.device, *, root: Path = Path("/")) -> int:
+    """Return how much memory this process can have on a device, what it has already included."""
+    if device.type == "cuda":
+        return available_bytes(device) + int(torch.cuda.memory_reserved(device))
+    return available_bytes(device, root=root) + _resident_bytes(root)
+
+
+def _resident_bytes(root: Path) -> int:
+    """Return what this process alone holds in memory, not what it maps from files."""
+    try:
+        _, resident, shared, *_ = (root / "proc/self/statm").read_text().split()
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _machine_bytes(root: Path) -> int:
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()

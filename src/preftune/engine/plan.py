@@ -15,6 +15,8 @@ from preftune.engine.core import packed_hidden, padded_hidden
 from preftune.engine.head import CHUNK_ELEMENTS
 from preftune.engine.layout import packed, padded
 from preftune.engine.segments import LONGEST_ROW
+from preftune.engine.settings import MOST_TOKENS
+from preftune.models.quantised import BYTES
 from preftune.models.tokens import TokenSequence
 
 FP32, BF16 = 4, 2  # bytes
@@ -22,7 +24,6 @@ LIBRARIES = 450 << 20  # bytes of Python, torch and transformers, measured
 MOMENTS = 2  # fp32 numbers that AdamW keeps per trained weight
 HOLES, HOLES_OF_ADAPTER = 0.3, 1.0  # bytes malloc cannot use again, per byte of activations
 LENGTHS = (64, 128, 256)  # tokens of the forwards whose differences are counted
-LARGEST_MICRO = 1 << 14  # tokens; beyond it nothing gets faster
 USABLE = 0.8  # share of the available memory that a plan may fill
 
 
@@ -38,6 +39,7 @@ class Size:
     width: int
     saved: int  # bytes that all layers keep per token for the backward
     saved_square: float = 0.0  # the same per token and token of its row: weights of the attention
+    packed: int = 0  # of the parameters, those kept in 4 bits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +116,8 @@ class Workload:
     def _weights(self) -> int:
         """Return the bytes of the weights that compute, and of their fp32 masters."""
         masters = FP32 * self.size.trained if self.dtype != torch.float32 else 0
-        return self.dtype.itemsize * self.size.parameters + masters
+        plain = self.size.parameters - self.size.packed
+        return self.dtype.itemsize * plain + round(BYTES * self.size.packed) + masters
 
     def _kept(self, tokens: int) -> int:
         """Return the bytes kept for the backward: of all layers, or only between them."""
@@ -181,7 +184,7 @@ def fitting_micro_tokens(
         available_bytes: memory that can be used.
         longest_row: tokens of the longest row.
     """
-    tokens = LARGEST_MICRO
+    tokens = MOST_TOKENS
     while tokens < longest_row:
         tokens *= 2
     while tokens // 2 >= longest_row and peak(tokens) > USABLE * available_bytes:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from preftune.engine.settings import Precision
 from preftune.errors import SettingsError
+from preftune.models.quantised import compute_in
 
 SMALL = 5_000_000  # parameters below which bf16 gains nothing on a CPU
 
@@ -46,13 +47,14 @@ class Masters:
 
     def __init__(self, model: nn.Module, precision: Precision = "fp32") -> None:
         self.model, self.dtype = model, resolve(precision, model)
+        compute_in(model, self.dtype)
         trained = trainable(model)
         if self.dtype == torch.float32:
             model.float()
             self.weights = trained
             return
         self.weights = {n: nn.Parameter(p.detach().float().clone()) for n, p in trained.items()}
-        for parameter in model.parameters():  # buffers, such as a reward model's mean, stay fp32
+        for parameter in _numbers(model):  # buffers, such as a reward model's mean, stay fp32
             parameter.data = parameter.data.to(self.dtype)
         self._hooks = [
             p.register_post_accumulate_grad_hook(_give_to(self.weights[name]))
@@ -69,12 +71,18 @@ class Masters:
         if self.dtype != torch.float32:
             for hook in self._hooks:
                 hook.remove()
-            for parameter in self.model.parameters():
+            for parameter in _numbers(self.model):
                 parameter.data = parameter.data.float()
+            compute_in(self.model, torch.float32)
             _copy(self.weights, self.model)
             self.dtype = torch.float32
             self.weights = trainable(self.model)
         return self.model
+
+
+def _numbers(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are plain numbers: all but weights packed in 4 bits."""
+    return [parameter for parameter in model.parameters() if parameter.is_floating_point()]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

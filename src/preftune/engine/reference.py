@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,6 +19,9 @@ from preftune.engine.logprobs import TokenLogprobs
 from preftune.engine.modes import evaluating
 from preftune.files import atomic_folder, disk_trouble_named, sha256_of
 from preftune.progress import progress
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 FILE = "logprobs.safetensors"
 FORMAT = "1"  # raise it when the engine computes anything in another order
@@ -58,27 +62,35 @@ def reference_logprobs(
 
     Compiled layers round differently with and without a gradient, so they get one here too.
     """
-    found: dict[int, list[Tensor]] = {}
+    found: list[Floats] = []  # one per batch: one per response would weigh more
+    row_of: list[int] = []  # of each response, as they were computed
+    counts: list[int] = []  # own tokens of each response
     with evaluating(core.model), progress("reference log-probs", len(rows)) as advance:
         for numbers in batches:
             sequences = [rows[number].sequences for number in numbers]
             with torch.set_grad_enabled(bool(core.compiled.forwards)):
                 scored = core.token_logprobs(sequences)
-            responses = iter(
-                zip(scored.logprobs.detach().cpu(), scored.lengths().tolist(), strict=True)
-            )
-            for number, row in zip(numbers, sequences, strict=True):
-                found[number] = [
-                    values[:length].clone()
-                    for _, (values, length) in zip(row, responses, strict=False)
-                ]
+            found.append(scored.logprobs.detach()[scored.own].float().cpu().numpy())
+            counts += scored.lengths().tolist()
+            row_of += [n for n, row in zip(numbers, sequences, strict=True) for _ in row]
             advance(len(numbers))
-    in_order = [part for number in range(len(rows)) for part in found[number]]
-    counts = [len(found[number]) for number in range(len(rows))]
+    return _in_order(found, np.array(row_of, dtype=np.int64), np.array(counts, dtype=np.int64))
+
+
+def _in_order(found: Sequence[Floats], row_of: Ints, counts: Ints) -> Reference:
+    """Return log-probs, computed in any order of rows, row after row."""
+    flat = np.concatenate([np.zeros(0, dtype=np.float32), *found])
+    starts = np.concatenate([[0], counts.cumsum()])
+    order = np.argsort(row_of, kind="stable")
+    values, ends = np.empty_like(flat), np.concatenate([[0], counts[order].cumsum()])
+    for begin, response in zip(ends.tolist(), order.tolist(), strict=False):
+        count = counts[response]
+        values[begin : begin + count] = flat[starts[response] : starts[response] + count]
+    first = np.concatenate([[0], np.bincount(row_of).cumsum()]) if len(row_of) else np.zeros(1)
     return Reference(
-        logprobs=torch.cat(in_order) if in_order else torch.empty(0),
-        ends=torch.tensor([0, *(len(part) for part in in_order)]).cumsum(0),
-        first=torch.tensor([0, *counts]).cumsum(0),
+        logprobs=torch.from_numpy(values),
+        ends=torch.from_numpy(ends.astype(np.int64)),
+        first=torch.from_numpy(first.astype(np.int64)),
     )
 
 
@@ -104,16 +116,26 @@ def cached(folder: Path, key: str, compute: Callable[[], Reference]) -> Referenc
     return reference
 
 
-def cache_key(rows: Iterable[HasSequences], *parts: str) -> str:
-    """Return a name for the log-probs of these rows: a hash over all token ids and `parts`."""
-    digest = hashlib.sha256("\0".join((FORMAT, *parts)).encode())
+def cache_key(tokens: str, *parts: str) -> str:
+    """Return a name for the log-probs of rows.
+
+    Args:
+        tokens: a hash over all their token ids, such as `digest_of`.
+        parts: what else the last bit depends on.
+    """
+    return hashlib.sha256("\0".join((FORMAT, tokens, *parts)).encode()).hexdigest()[:32]
+
+
+def digest_of(rows: Iterable[HasSequences]) -> str:
+    """Return a SHA-256 over all token ids of these rows and which of them are own."""
+    digest = hashlib.sha256()
     for row in rows:
         for sequence in row.sequences:
             digest.update(np.asarray(sequence.ids, dtype=np.int32).tobytes())
             digest.update(np.packbits(np.asarray(sequence.own, dtype=bool)).tobytes())
             digest.update(b"|")
         digest.update(b"\n")
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
 def _read(folder: Path, key: str) -> Reference | None:

@@ -9,6 +9,7 @@ from preftune.errors import SettingsError
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
+MOST_TOKENS = 1 << 14  # of one forward; beyond it nothing gets faster
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +41,9 @@ class EngineSettings:
         Precision, Meta(description="Computing in bf16 or fp32; weights are kept in fp32.")
     ] = "auto"
     micro_tokens: Annotated[
-        int, Meta(ge=0, description="Most tokens per forward; 0: the whole step at once.")
-    ] = 16384
+        Annotated[int, Meta(ge=0)] | Literal["auto"],
+        Meta(description="Most tokens per forward; 0: the whole step; auto: what memory holds."),
+    ] = "auto"
     recompute: Annotated[
         bool, Meta(description="Keep one state per layer, compute the rest again: less memory.")
     ] = False
@@ -52,6 +54,11 @@ class EngineSettings:
         Literal["fast", "plain"],
         Meta(description="Shared prefixes and a chunked head, or the plain padded forward."),
     ] = "fast"
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens per forward, 0 without a limit; as long as nobody has chosen, 16384."""
+        return MOST_TOKENS if self.micro_tokens == "auto" else self.micro_tokens
 
     def __post_init__(self) -> None:
         if self.compile and (self.recompute or self.engine == "plain"):

@@ -6,7 +6,6 @@ All text is escaped, control characters are made visible: model output is hostil
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +17,12 @@ from preftune.evaluation.evaluate import Evaluation
 from preftune.evaluation.gate import GateReport
 from preftune.evaluation.measures import Measure
 from preftune.files import write_atomic
+from preftune.text import visible_page
 from preftune.types import Comparison, text_of
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 WORDS = re.compile(r"\s+|\S+")
-HIDDEN = ("Cc", "Cf", "Cs")  # control, format, half of a surrogate pair
+visible = visible_page
 LONGEST_MARKED = 2000  # words; longer texts are shown without marks
 FORBIDDEN_IN_SVG = re.compile(r"<\s*(script|foreignobject|iframe)|\son\w+\s*=", re.IGNORECASE)
 
@@ -165,17 +165,6 @@ def draw_examples(
                 )
             )
     return tuple(Random(seed).sample(found, min(n, len(found))))
-
-
-def visible(text: str) -> str:
-    """Return the text with every control or direction-changing character spelt out as ⟨U+001B⟩.
-
-    New lines and tabs stay. Nothing hides, nothing acts.
-    """
-    return "".join(
-        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN and c not in "\n\t" else c
-        for c in text
-    )
 
 
 Marked = list[tuple[str, bool]]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from preftune.errors import ModelError
-from preftune.files import atomic_folder
+from preftune.files import atomic_folder, read_json
 from preftune.models.chat import load_chat
 from preftune.models.load import load_policy, quiet, refuse_pickles, save_policy, save_weights
 from preftune.models.lora import LoraSettings
@@ -146,7 +146,20 @@ def _adapter_errors(folder: Path | str) -> Iterator[None]:
 
 
 def merge_adapter(base: Path | str, adapter: Path | str, out: Path | str) -> Path:
-    """Write a whole model folder: the base with the adapter added into its weights."""
+    """Write a whole model folder: the base with the adapter added into its weights.
+
+    An adapter that was trained over 4 bits is added into the base as it was before: the numbers
+    differ a little from those it was trained with.
+
+    Raises:
+        ModelError: the base is kept in fewer bits; merging would have to make whole numbers of
+            them first, and then it would no longer be that base.
+    """
+    if "quantization_config" in read_json(Path(base) / "config.json"):
+        raise ModelError(
+            f"{base}: its weights are quantised, and merging would have to dequantise them. "
+            "Give the base as it was before."
+        )
     model = load_adapter(load_policy(base), adapter, trainable=False)
     has_chat = (Path(adapter) / "tokenizer_config.json").is_file()
     chat = load_chat(adapter if has_chat else base)

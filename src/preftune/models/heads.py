@@ -125,7 +125,8 @@ def new_reward_model(
     Source: Huang et al. 2024, arXiv:2403.17031 (the N+ implementation details of RLHF).
     """
     config = read_config(base, trust_remote_code=trust_remote_code)
-    backbone = load_backbone(base, trust_remote_code=trust_remote_code)
+    bits = lora.base_bits if lora is not None else 32
+    backbone = load_backbone(base, trust_remote_code=trust_remote_code, bits=bits)
     head = _empty_head(backbone)
     generator = torch.Generator().manual_seed(seed)
     width = head.in_features

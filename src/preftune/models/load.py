@@ -56,13 +56,19 @@ def read_config(folder_or_id: str | Path, *, trust_remote_code: bool = False) ->
 
 
 def load_policy(
-    folder_or_id: str | Path, *, trust_remote_code: bool = False, dtype: Dtype = "float32"
+    folder_or_id: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    dtype: Dtype = "float32",
+    bits: int = 32,
 ) -> Any:
     """Return a causal language model, in eval mode, dropout as its config says.
 
     A PEFT adapter folder gives its base model with the adapter on top (a `PeftModel`, trainable).
+    With `bits` 4 the linear layers are kept in 4 bits and cannot be trained (`quantised.py`).
 
     Raises:
+        MissingExtraError: 4 bits without the library that they need.
         ModelError: nothing there, an encoder, weights that are not safetensors or not complete,
             or code of the folder's own that was not asked for.
     """
@@ -79,33 +85,51 @@ def load_policy(
     from transformers import AutoModelForCausalLM
 
     return load_weights(
-        AutoModelForCausalLM, folder_or_id, trust_remote_code=trust_remote_code, dtype=dtype
+        AutoModelForCausalLM,
+        folder_or_id,
+        trust_remote_code=trust_remote_code,
+        dtype=dtype,
+        bits=bits,
     )
 
 
 def load_backbone(
-    folder_or_id: str | Path, *, trust_remote_code: bool = False, dtype: Dtype = "float32"
+    folder_or_id: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    dtype: Dtype = "float32",
+    bits: int = 32,
 ) -> Any:
-    """Return a model without its output layer, for a head of ours; adapters as in `load_policy`."""
+    """Return a model without its output layer, for a head of ours; the rest as `load_policy`."""
     from transformers import AutoModel
 
-    return load_weights(AutoModel, folder_or_id, trust_remote_code=trust_remote_code, dtype=dtype)
+    return load_weights(
+        AutoModel, folder_or_id, trust_remote_code=trust_remote_code, dtype=dtype, bits=bits
+    )
 
 
 def load_weights(
-    auto_class: Any, folder_or_id: str | Path, *, trust_remote_code: bool, dtype: Dtype
+    auto_class: Any,
+    folder_or_id: str | Path,
+    *,
+    trust_remote_code: bool,
+    dtype: Dtype,
+    bits: int = 32,
 ) -> Any:
     """Return the model of an auto class, every weight of it read from safetensors."""
     base = adapter_base(folder_or_id)
     if base is not None:
         from preftune.models.adapters import load_adapter
 
-        model = load_weights(auto_class, base, trust_remote_code=trust_remote_code, dtype=dtype)
+        model = load_weights(
+            auto_class, base, trust_remote_code=trust_remote_code, dtype=dtype, bits=bits
+        )
         return load_adapter(model, folder_or_id)
     if Path(folder_or_id).is_dir():
         folder_or_id = Path(folder_or_id).resolve()  # an adapter made on it will name it
     refuse_pickles(folder_or_id)
     read_config(folder_or_id, trust_remote_code=trust_remote_code)
+    packed = _packing(bits)
     try:
         with quiet():
             model, info = auto_class.from_pretrained(
@@ -116,6 +140,7 @@ def load_weights(
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
                 **_no_pooler(auto_class, folder_or_id, trust_remote_code),
+                **packed,
             )
     except Exception as error:  # a damaged file raises safetensors' own error, and many others
         raise _unusable(folder_or_id, error) from error
@@ -125,12 +150,35 @@ def load_weights(
             f"{folder_or_id}: {len(names)} weights are missing, the first is {names[0]}. "
             "Give a folder with all weights of this architecture."
         )
-    for name, weight in model.named_parameters():
-        if not bool(weight.isfinite().all()):
-            raise ModelError(
-                f"{folder_or_id}: {name} holds NaN or infinity. Use a checkpoint from before that."
-            )
+    refuse_not_finite(model, folder_or_id, packed=bool(packed))
     return model.eval()
+
+
+def _packing(bits: int) -> dict[str, Any]:
+    """Return what transformers must be told about the bits of the weights."""
+    if bits != 4:
+        return {}
+    from preftune.models.quantised import four_bits
+
+    return four_bits()
+
+
+def refuse_not_finite(model: Any, folder_or_id: str | Path, *, packed: bool) -> None:
+    """Refuse a model that holds NaN or infinity.
+
+    Raises:
+        ModelError: names the first such weight.
+    """
+    weights = model.named_parameters()
+    bad = next((name for name, weight in weights if not bool(weight.isfinite().all())), None)
+    if packed and bad is None:
+        from preftune.models.quantised import first_not_finite
+
+        bad = first_not_finite(model)
+    if bad:
+        raise ModelError(
+            f"{folder_or_id}: {bad} holds NaN or infinity. Use a checkpoint from before that."
+        )
 
 
 def save_policy(model: Any, chat: Any, folder: Path | str) -> Path:

@@ -8,6 +8,8 @@ from msgspec import Meta
 
 from preftune.errors import SettingsError
 
+BITS = (32, 4)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraSettings:
@@ -26,9 +28,19 @@ class LoraSettings:
         tuple[str, ...],
         Meta(description="Names of the layers to adapt; all-linear means every linear layer."),
     ] = ("all-linear",)
+    base_bits: Annotated[
+        int, Meta(description="Bits of the base's weights: 32, or 4 (NF4, needs preftune[quant]).")
+    ] = 32
     dora: Annotated[bool, Meta(description="Learn magnitude apart from direction (DoRA).")] = False
 
     def __post_init__(self) -> None:
+        if self.base_bits not in BITS:
+            raise SettingsError(f"base_bits is {self.base_bits}. Use 32 or 4.")
+        if self.base_bits == 4 and not self.lora_rank:
+            raise SettingsError(
+                "base_bits 4 needs an adapter: weights of 4 bits cannot be trained themselves. "
+                "Give --lora-rank, or leave it."
+            )
         if self.lora_rank:
             return
         for field in dataclasses.fields(self):

@@ -12,6 +12,7 @@ import msgspec
 from preftune.errors import DataError, RowError, SettingsError
 from preftune.files import atomic_open, open_binary
 from preftune.lines import RawRow, RefusedError, csv_rows, guarded, head_of, json_rows, percent_read
+from preftune.prompts.log_ids import LogIdReader, key_beside
 from preftune.prompts.log_rows import (
     COLUMNS,
     Odd,
@@ -44,6 +45,7 @@ class ImportReport:
     replies: int  # found in the log
     responses: int  # different ones, each written once; 0 when not asked for
     unanswered: int  # rows without a reply
+    ids_hashed: int  # rows whose own id was hashed
     refused: dict[str, list[int]] = field(default_factory=dict)  # kind to lines
     odd: dict[str, int] = field(default_factory=dict)
 
@@ -72,11 +74,14 @@ def import_log(
     columns: Mapping[str, str] | None = None,
     tags: Iterable[str] = (),
     on_bad: OnBad = "stop",
+    log_ids: str = "auto",
+    id_key: Path | None = None,
 ) -> ImportReport:
     """Write the different prompts of a log to `out`, tagged `seen:N`, and the report beside it.
 
-    Every row counts once: rows = prompts + repeats + refused. Nothing is written when this raises,
-    and a run that was killed is simply run again: it gives the same bytes.
+    Each prompt names the first ten rows that asked it. Every row counts once: rows = prompts +
+    repeats + refused. Nothing but the key is written when this raises, and a run that was killed
+    is simply run again: it gives the same bytes.
 
     Args:
         source: JSON Lines or CSV, `.gz` or not.
@@ -86,25 +91,30 @@ def import_log(
         columns: what stands in which column of a table, over `COLUMNS`.
         tags: fields, or columns, to keep as tags `name:value`.
         on_bad: stop at a bad row, or put it in `OUT.refused.jsonl` with its reason.
+        log_ids: `keep` the log's own ids, `hash` all, or `auto`: those that look personal.
+        id_key: file of the key to hash with, made when there is need of it; None: `LOG.id-key`.
 
     Raises:
         RowError: a row cannot be used and `on_bad` is "stop".
         DataError: the file cannot be read, no row can be used, or outputs and input are one file.
         SettingsError: an unknown format or kind of column.
     """
-    check_paths([source], [out, responses])
+    check_paths([source, id_key or key_beside(source)], [out, responses])
     wanted = tuple(tags)
     name, read, rows = _open_log(source, format, dict(columns or {}), wanted)
+    ids = LogIdReader(source, ids=log_ids, key=id_key)
     with ExitStack() as files:
         work = _Import(
             shelf=files.enter_context(shelf_in(out.parent)),
             replies=_Replies(files.enter_context(atomic_open(responses)) if responses else None),
             refused=Refused(source, out, on_bad, files),
+            ids=ids,
         )
         for raw in rows:
             work.row(raw, read, wanted)
         if not len(work.shelf):
             raise DataError(f"{source}: none of {work.rows} rows can be used. Mend the file.")
+        ids.check_unchanged()
         work.shelf.write(out)
     if not work.refused:
         work.refused.path.unlink(missing_ok=True)  # of an earlier run
@@ -116,9 +126,12 @@ def import_log(
 class _Import:
     """Takes rows one by one and counts what becomes of them."""
 
-    def __init__(self, *, shelf: Shelf, replies: "_Replies", refused: Refused) -> None:
+    def __init__(
+        self, *, shelf: Shelf, replies: "_Replies", refused: Refused, ids: LogIdReader
+    ) -> None:
         self.rows = 0
         self.shelf, self.refused = shelf, refused
+        self._ids = ids
         self._replies = replies
         self._unanswered = 0
         self._odd = Odd()
@@ -141,6 +154,7 @@ class _Import:
             tags=exchange.tags,
             source=self.refused.source.name,
             origin="log",
+            log_rows=(self._ids.row(raw.line, exchange.id, exchange.at),),
         )
         self.shelf.put(prompt)
         self._replies.add(prompt, exchange.replies)
@@ -160,6 +174,7 @@ class _Import:
             replies=self._replies.found,
             responses=len(self._replies),
             unanswered=self._unanswered,
+            ids_hashed=self._ids.hashed,
             refused=self.refused.lines,
             odd=dict(sorted(self._odd.items())),
         )

@@ -3,24 +3,29 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple
 
 import msgspec
 
+from preftune.fields import Row, items, mapping, need
 from preftune.lines import RefusedError
-from preftune.prompts.rows import printable
+from preftune.messages import KNOWN, Messages, Notes, read_messages, read_tools
 from preftune.prompts.traffic import SEEN
-from preftune.types import Message, Role, ToolCall
+from preftune.text import visible
+from preftune.types import Message
 
-Row = dict[str, Any]
-Messages = tuple[Message, ...]
 Odd = Counter[str]
 """How often something could not be kept, or was read in a way that should be known."""
 
-COLUMNS = {name: name for name in ("prompt", "response", "system", "model", "tags", "feedback")}
+COLUMNS = {
+    name: name
+    for name in ("prompt", "response", "system", "model", "tags", "feedback", "id", "time")
+}
 """Which column of a table holds what; `prompt` is needed."""
-ROLES = frozenset(get_args(Role))
-_TURN_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "refusal"})
+IDS = ("id", "custom_id", "request_id")
+TIMES = ("time", "at", "timestamp", "created_at", "created")
+"""Where the log's own id and time stand; the first that is there counts."""
+_TURN_FIELDS = KNOWN - {"weight"} | {"refusal"}
 _REQUEST_MARKS = frozenset(
     {"request", "response", "body", "choices", "temperature", "top_p", "max_tokens", "n", "stop"}
     | {"max_completion_tokens", "stream", "tool_choice", "response_format", "seed"}
@@ -41,6 +46,8 @@ class Reply:
 class Exchange:
     """One row of a log: what was asked, with what tools and tags, and the replies it has."""
 
+    id: str  # the log's own, empty without one
+    at: str
     asked: Messages
     tools: tuple[Row, ...] = ()
     replies: tuple[Reply, ...] = ()
@@ -49,30 +56,6 @@ class Exchange:
 
 Reader = Callable[[Row, tuple[str, ...], Odd], Exchange]
 """Reads a row; the second argument names the fields to keep as tags."""
-
-
-class _Part(msgspec.Struct):
-    type: str
-    text: str | None = None
-
-
-class _Function(msgspec.Struct):
-    name: str
-    arguments: str | Row
-
-
-class _Call(msgspec.Struct):
-    function: _Function
-    id: str = ""
-
-
-class _Message(msgspec.Struct):
-    role: str
-    content: str | list[_Part] | None = None
-    tool_calls: list[_Call] | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
-    refusal: str | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -89,18 +72,20 @@ def read_chat(row: Row, wanted: tuple[str, ...], odd: Odd) -> Exchange:
     """Return the exchange of a conversation: its last assistant turn is the reply.
 
     What follows that turn, such as a "thanks", is left out and counted. Fields: `messages`, and
-    where they are `tools`, `tags`, `model`, `feedback`.
+    where they are `tools`, `tags`, `model`, `feedback`, and one of `IDS` and of `TIMES`.
 
     Raises:
         RefusedError: the row cannot be used; says why.
     """
-    messages = _messages(_needed(row, "messages"), "messages", odd)
-    kept = {"messages", "tools", "tags", "model", "feedback"}
+    messages = _messages(need(row, "messages"), "messages", odd)
+    own = _own(row)
+    kept = {"messages", "tools", "tags", "model", "feedback", *own.fields}
     _note_left_out(row, kept, wanted, odd)
     last = _last_reply(messages)
     if last is not None and last < len(messages) - 1:
         odd["turns after the last reply, left out"] += 1
     return _exchange(
+        own,
         messages if last is None else messages[:last],
         tools=_tools(row),
         replies=() if last is None else _replies(messages[last], _model(row), odd),
@@ -123,7 +108,9 @@ def read_openai(row: Row, wanted: tuple[str, ...], odd: Odd) -> Exchange:
         raise RefusedError("missing_field", "the request has no 'messages'", "Add them to the row.")
     messages = _messages(sent, "messages", odd)
     kept = {"messages", "input", "tools", "model", "choices", "tags", "feedback"}
-    _note_left_out({**row, **request}, kept | {"request", "response", "body"}, wanted, odd)
+    own = _own(row, request, response or {})
+    kept |= {"request", "response", "body", *own.fields}
+    _note_left_out({**row, **request}, kept, wanted, odd)
     model = _model(response or {}) or _model(request) or _model(row)
     replies: tuple[Reply, ...] = ()
     if response is not None:
@@ -131,7 +118,7 @@ def read_openai(row: Row, wanted: tuple[str, ...], odd: Odd) -> Exchange:
     elif messages[-1].role == "assistant":
         messages, replies = messages[:-1], _replies(messages[-1], model, odd)
     tags = _tags(row, wanted, [*_places(row), *_places(request)], odd)
-    return _exchange(messages, tools=_tools(request), replies=replies, tags=tags)
+    return _exchange(own, messages, tools=_tools(request), replies=replies, tags=tags)
 
 
 def csv_reader(columns: Mapping[str, str]) -> Reader:
@@ -145,6 +132,7 @@ def csv_reader(columns: Mapping[str, str]) -> Reader:
         tags = [tag.strip() for tag in cells["tags"].split(";") if tag.strip()]
         said = {"tags": tags, "feedback": cells["feedback"] or None}
         return _exchange(
+            _own({"id": cells["id"], "time": cells["time"]}),
             (*system, Message(role="user", content=cells["prompt"])),
             replies=_replies(answer, cells["model"] or None, odd) if cells["response"] else (),
             tags=_tags(said, wanted, [row], odd),
@@ -153,19 +141,52 @@ def csv_reader(columns: Mapping[str, str]) -> Reader:
     return read
 
 
-def _exchange(asked: Messages, **fields: Any) -> Exchange:
+def log_id(row: Row) -> str:
+    """Return the log's own id of a row of JSON, empty without one."""
+    try:
+        request, response = _request_and_response(row)
+    except RefusedError:
+        request, response = {}, None
+    return _own(row, request, response or {}).id
+
+
+class _Own(NamedTuple):
+    """The log's own id and time of a row, and the fields that they stand in."""
+
+    id: str
+    at: str
+    fields: frozenset[str] = frozenset()
+
+
+def _own(*places: Row) -> _Own:
+    """Return the first id and the first time in these places; a long or nested one is none."""
+    id_field, id = _first_of(IDS, places)
+    at_field, at = _first_of(TIMES, places)
+    return _Own(id=id, at=at, fields=frozenset({id_field, at_field}))
+
+
+def _first_of(names: tuple[str, ...], places: tuple[Row, ...]) -> tuple[str, str]:
+    for place in places:
+        for name in names:
+            value = place.get(name)
+            if isinstance(value, str | int | float) and 0 < len(str(value)) <= _LONGEST_TAG:
+                return name, str(value)
+    return "", ""
+
+
+def _exchange(own: _Own, asked: Messages, **fields: Any) -> Exchange:
     if not any(m.role == "user" and m.content.strip() for m in asked):
         fix = "Leave the row out, or add what the user said."
         raise RefusedError("no_user_turn", "nobody asks anything before the reply", fix)
-    return Exchange(asked=asked, **fields)
+    return Exchange(id=own.id, at=own.at, asked=asked, **fields)
 
 
 def _request_and_response(row: Row) -> tuple[Row, Row | None]:
     """Return the request and its response, which is None where the row has none."""
     if "request" in row:
-        request = _body(_object(row["request"], "request"))
+        request = _body(mapping(row["request"], "request"))
     elif "body" in row:
-        request = _object(row["body"], "body")
+        request = mapping(row["body"], "body")
     else:
         request = row
     if "choices" in row:
@@ -175,11 +196,11 @@ def _request_and_response(row: Row) -> tuple[Row, Row | None]:
         return request, None
     if isinstance(answered, str):
         return request, {"choices": [{"message": {"role": "assistant", "content": answered}}]}
-    return request, _body(_object(answered, "response"))
+    return request, _body(mapping(answered, "response"))
 
 
 def _body(value: Row) -> Row:
-    return _object(value["body"], "body") if isinstance(value.get("body"), dict) else value
+    return mapping(value["body"], "body") if isinstance(value.get("body"), dict) else value
 
 
 def _choices(response: Row, model: str | None, odd: Odd) -> tuple[Reply, ...]:
@@ -213,53 +234,26 @@ def _last_reply(messages: Messages) -> int | None:
 
 
 def _messages(value: object, where: str, odd: Odd) -> Messages:
-    found = _converted(value, list[_Message], where)
-    if not found:
-        raise RefusedError("no_messages", f"{where} is empty", "Give one turn or more.")
-    for raw in _converted(value, list[Row], where):
-        if raw.keys() - _TURN_FIELDS:
-            _note_left_out(raw, _TURN_FIELDS, (), odd)
-    return tuple(_message(one, where, odd) for one in found)
+    """Return the turns of a conversation; what nothing reads of them is counted."""
+    turns = [mapping(one, f"{where}[{place}]") for place, one in enumerate(items(value, where))]
+    for turn in turns:
+        _note_left_out(turn, _TURN_FIELDS, (), odd)
+    notes: Notes = []
+    found = read_messages([_read_of(turn) for turn in turns], where, notes)
+    if renamed := sum(note.kind == "developer_role" for note in notes):
+        odd["role developer, read as system"] += renamed
+    return found
 
 
-def _message(one: _Message, where: str, odd: Odd) -> Message:
-    role = one.role
-    if role == "developer":
-        odd["role developer, read as system"] += 1
-        role = "system"
-    if role not in ROLES:
-        what = f"{where} has the role {printable(role[:40])!r}"
-        raise RefusedError("unknown_role", what, f"Use one of: {', '.join(sorted(ROLES))}.")
-    return Message(
-        role=role,  # type: ignore[arg-type]  # one of ROLES
-        content=_content(one, where),
-        tool_calls=tuple(_tool_call(call) for call in one.tool_calls or ()),
-        tool_call_id=one.tool_call_id,
-        name=one.name,
-    )
-
-
-def _content(one: _Message, where: str) -> str:
-    if one.content is None:
-        return one.refusal or ""
-    if isinstance(one.content, str):
-        return one.content
-    texts = [part.text for part in one.content]
-    if None in texts or any(part.type != "text" for part in one.content):
-        fix = "Text is all that is read; leave the row out."
-        raise RefusedError("not_text", f"{where} has a part that is not text", fix)
-    return "".join(text for text in texts if text)
-
-
-def _tool_call(call: _Call) -> ToolCall:
-    arguments = call.function.arguments
-    if not isinstance(arguments, str):
-        arguments = msgspec.json.encode(arguments).decode()
-    return ToolCall(id=call.id, name=call.function.name, arguments=arguments)
+def _read_of(turn: Row) -> Row:
+    """Return the fields of a turn that are read; one without content is empty."""
+    kept = {name: turn[name] for name in turn.keys() & _TURN_FIELDS}
+    silent = kept.get("content") is None and kept.get("refusal") is None
+    return kept | {"content": ""} if silent else kept
 
 
 def _tools(row: Row) -> tuple[Row, ...]:
-    return tuple(_converted(row.get("tools") or [], list[Row], "tools"))
+    return read_tools(row["tools"]) if row.get("tools") else ()
 
 
 def _tags(row: Row, wanted: tuple[str, ...], places: list[Row], odd: Odd) -> tuple[str, ...]:
@@ -276,7 +270,7 @@ def _tags(row: Row, wanted: tuple[str, ...], places: list[Row], odd: Odd) -> tup
             odd["feedback that is not a short word, left out"] += 1
     for tag in tags:
         if tag.startswith(SEEN):
-            what = f"tag {printable(tag[:40])!r} begins with '{SEEN}', which holds the count"
+            what = f"tag {visible(tag[:40])!r} begins with '{SEEN}', which holds the count"
             raise RefusedError("reserved_tag", what, "Rename the tag.")
     return tuple(dict.fromkeys(tags))
 
@@ -289,7 +283,7 @@ def _places(row: Row) -> list[Row]:
 
 def _short(value: object, name: str) -> str:
     if not isinstance(value, str | int | float) or len(str(value)) > _LONGEST_TAG:
-        what = f"field {printable(name)!r} is to be a tag, and is no short text"
+        what = f"field {visible(name)!r} is to be a tag, and is no short text"
         raise RefusedError("wrong_type", what, "Leave that --tag out, or give a short text.")
     return str(value).strip()
 
@@ -301,23 +295,11 @@ def _model(row: Row) -> str | None:
     return model or None
 
 
-def _needed(row: Row, name: str) -> Any:
-    if name not in row:
-        raise RefusedError("missing_field", f"field {name!r} is missing", "Add it to the row.")
-    return row[name]
-
-
-def _object(value: object, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise RefusedError("wrong_type", f"{where} is not an object", "Give an object {…}.")
-    return value
-
-
 def _converted(value: object, type: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, type)
     except msgspec.ValidationError as error:
-        what = f"{where}: {printable(str(error))[:200]}"
+        what = f"{where}: {visible(str(error))[:200]}"
         raise RefusedError("wrong_type", what, "Give what the chat API has there.") from error
 
 
@@ -328,4 +310,4 @@ def _note_left_out(row: Row, kept: Set[str], wanted: tuple[str, ...], odd: Odd) 
         row = {**row, "metadata": None, **row["metadata"]}
     for name in row.keys() - read:
         if row[name] not in (None, ""):
-            odd[f"field {printable(name[:40])!r}, left out"] += 1
+            odd[f"field {visible(name[:40])!r}, left out"] += 1

@@ -27,6 +27,9 @@ class Recogniser(Protocol):
         """Return the spans found, in any order; kinds are capitals, such as NAME."""
 
 
+REGIONS = ("US", "GB")
+"""Where a phone number without `+` is looked for when nothing else is said."""
+
 _EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]*\w@[\w-]+(?:\.[\w-]+)+")
 _CARD_DIGITS = re.compile(r"[0-9](?:[ .\-\u00a0\u2011]?[0-9]){12,}")
 _DIGITS = re.compile(r"[0-9]+")

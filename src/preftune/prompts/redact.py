@@ -1,8 +1,8 @@
 """Replace personal data in one conversation by `[EMAIL_1]`: equal values, equal numbers.
 
-Nothing is kept that leads back from a placeholder to its value. What is found depends on the text
-between placeholders alone, and each text is looked at until nothing is found in it, so redacting
-twice changes nothing.
+Only whoever has the log can go back from a placeholder to its value. What is found depends on the
+text between placeholders alone, and each text is looked at until nothing is found in it, so
+redacting twice changes nothing.
 """
 
 import json
@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 from preftune.errors import DataError
+from preftune.prompts.log_ids import is_hashed
 from preftune.prompts.recognise import Recogniser, Span
 from preftune.prompts.traffic import SEEN
-from preftune.types import Message, Prompt, make_prompt
+from preftune.types import LogRow, Message, Prompt, make_prompt
 
 _PLACEHOLDER = re.compile(r"\[([A-Z][A-Z_]{0,19})_([0-9]{1,6})\]")
 _KIND = re.compile(r"[A-Z][A-Z_]{0,19}")
@@ -52,12 +53,14 @@ class Redactor:
         before = -1
         while before < len(self._names):  # a name announced late stands in earlier turns as well
             before = len(self._names)
+            messages = tuple(map(self._message, prompt.messages))  # first: they get number 1
             prompt = make_prompt(
-                *map(self._message, prompt.messages),
+                *messages,
                 tools=tuple(self._inside(tool) for tool in prompt.tools),
                 tags=tuple(t if t.startswith(SEEN) else self.text(t) for t in prompt.tags),
                 source=prompt.source,
                 origin=prompt.origin,
+                log_rows=tuple(map(self._log_row, prompt.log_rows)),
             )
         return prompt
 
@@ -107,6 +110,10 @@ class Redactor:
         if not name or message.role != "user" or _SPEAKER.fullmatch(name):
             return name
         return self._placeholder(Span(start=0, end=len(name), kind="NAME"), name).strip("[]")
+
+    def _log_row(self, row: LogRow) -> LogRow:
+        """Return where a prompt came from; an id that is hashed is left as it is."""
+        return row if is_hashed(row.id) else replace(row, id=self.text(row.id))
 
     def _json_or_text(self, text: str) -> str:
         redacted = self._json(text)

@@ -11,15 +11,13 @@ from typing import IO
 from preftune.errors import DataError, RowError, SettingsError
 from preftune.files import atomic_open
 from preftune.prompts.names import announced_names
-from preftune.prompts.recognise import Recogniser, patterns
+from preftune.prompts.recognise import REGIONS, Recogniser, patterns
 from preftune.prompts.redact import Redactor
-from preftune.prompts.rows import check_paths, printable, read_rows, write_report
+from preftune.prompts.rows import check_paths, read_rows, write_report
 from preftune.prompts.traffic import Shelf, seen, shelf_in
 from preftune.records import encode
+from preftune.text import visible
 from preftune.types import Prompt, Response, content_id
-
-REGIONS = ("US", "GB")
-"""Where a phone number without `+` is looked for when nothing else is said."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +34,7 @@ class RedactReport:
     replaced: dict[str, int]
     name_recogniser: str
     regions: tuple[str, ...]
+    origin_forgotten: bool
 
 
 def recogniser_named(place: str) -> Recogniser:
@@ -66,6 +65,7 @@ def redact_file(
     responses_out: Path | None = None,
     recogniser: str = "",
     regions: Sequence[str] = REGIONS,
+    forget_origin: bool = False,
 ) -> RedactReport:
     """Write prompts without personal data to `out`, their responses to `responses_out`.
 
@@ -79,6 +79,7 @@ def redact_file(
         responses_out: where to put them; given with `responses`, or not at all.
         recogniser: `module:object` that finds names, in the place of `announced_names`.
         regions: countries in whose form phone numbers without `+` are looked for.
+        forget_origin: leave out which rows of which log a prompt came from.
 
     Raises:
         RowError: a row is no prompt or no response, or a response belongs to none of the prompts.
@@ -89,7 +90,7 @@ def redact_file(
         raise SettingsError("responses: give --responses and --responses-out together.")
     check_paths([source, responses], [out, responses_out])
     names = recogniser_named(recogniser) if recogniser else announced_names
-    work = _Work(patterns(tuple(regions)), names)
+    work = _Work(patterns(tuple(regions)), names, forget_origin=forget_origin)
     if responses:
         work.learn(responses)
     with ExitStack() as files:
@@ -109,6 +110,7 @@ def redact_file(
         replaced=dict(sorted(work.replaced.items())),
         name_recogniser=recogniser or "announced names",
         regions=tuple(regions),
+        origin_forgotten=forget_origin,
     )
     write_report(out, report)
     return report
@@ -117,10 +119,12 @@ def redact_file(
 class _Work:
     """Redacts prompts, then their responses, each conversation with its own numbers."""
 
-    def __init__(self, patterns: tuple[Recogniser, ...], names: Recogniser) -> None:
+    def __init__(
+        self, patterns: tuple[Recogniser, ...], names: Recogniser, *, forget_origin: bool
+    ) -> None:
         self.replaced: Counter[str] = Counter()
         self.count: Counter[str] = Counter()
-        self._patterns, self._names = patterns, names
+        self._patterns, self._names, self._forget_origin = patterns, names, forget_origin
         self._redactors: dict[str, Redactor] = {}  # by old prompt id, where there is need of one
         self._new_ids: dict[str, str] = {}  # old prompt id to new one
         self._equal: Counter[str] = Counter()  # responses of one content, so that each has its id
@@ -138,7 +142,8 @@ class _Work:
         for line, prompt in read_rows(path, Prompt):
             redactor = self._redactor(prompt.id)
             before = self.replaced.total()
-            clean = redactor.prompt(prompt)
+            known = replace(prompt, log_rows=()) if self._forget_origin else prompt
+            clean = redactor.prompt(known)
             shelf.put(clean, _times(path, line, prompt))
             self.count["prompts"] += 1
             self.count["touched"] += self.replaced.total() > before
@@ -151,7 +156,7 @@ class _Work:
         """Write every response, redacted, under its prompt's new id."""
         for line, response in read_rows(path, Response):
             if response.prompt_id not in self._new_ids:
-                what = f"belongs to prompt {printable(response.prompt_id[:80])}, which is not there"
+                what = f"belongs to prompt {visible(response.prompt_id[:80])}, which is not there"
                 raise RowError(path, line, what, "Give the prompts that it answers")
             before = self.replaced.total()
             messages = self._redactor(response.prompt_id).messages(response.messages)
@@ -176,5 +181,5 @@ def _times(path: Path, line: int, prompt: Prompt) -> int:
     try:
         return seen(prompt)
     except DataError as error:
-        what, _, fix = printable(str(error)).rpartition(". ")
+        what, _, fix = visible(str(error)).rpartition(". ")
         raise RowError(path, line, what, fix) from error

@@ -10,20 +10,16 @@ import msgspec
 
 from preftune.errors import DataError, RowError
 from preftune.files import atomic_open, open_binary, write_json
-from preftune.lines import Problem, RawRow, guarded, head_of, json_rows, percent_read
+from preftune.lines import Problem, RawRow, guarded, head_of, json_rows, percent_read, read_lines
 from preftune.progress import progress
 from preftune.records import decode
+from preftune.text import visible
 from preftune.types import Prompt, Response
 
 R = TypeVar("R", Prompt, Response)
 T = TypeVar("T")
 OnBad = Literal["stop", "skip"]
 _ROWS_PER_STEP = 500
-
-
-def printable(text: str) -> str:
-    """Return text of strangers with its control characters spelt out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def beside(out: Path, ending: str) -> Path:
@@ -61,6 +57,20 @@ def read_rows(path: Path, kind: type[R]) -> Iterator[tuple[int, R]]:
     rows = guarded(path, file, json_rows(file))
     for raw in with_bar(path, rows, percent_read(path, file)):
         yield raw.line, _record(path, raw, kind)
+
+
+def read_again(path: Path, kind: type[R]) -> Iterator[R]:
+    """Yield the records of a file that `read_rows` has read to its end, several times as fast.
+
+    Raises:
+        DataError: the file is no longer what it was.
+    """
+    with open_binary(path) as file:
+        for _, line, _ in read_lines(file):
+            record = decode(line)
+            if not isinstance(record, kind):
+                raise DataError(f"{path}: changed while it was read. Run the command again.")
+            yield record
 
 
 def with_bar(path: Path, rows: Iterator[T], percent: Callable[[], int]) -> Iterator[T]:
@@ -112,7 +122,7 @@ def _record(path: Path, raw: RawRow, kind: type[R]) -> R:
     try:
         record = decode(raw.raw)
     except DataError as error:
-        what, _, fix = printable(str(error)).rpartition(". ")
+        what, _, fix = visible(str(error)).rpartition(". ")
         raise RowError(path, raw.line, what, fix) from error
     if not isinstance(record, kind):
         found, wanted = (cls.__name__.lower() for cls in (type(record), kind))

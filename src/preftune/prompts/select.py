@@ -2,9 +2,12 @@
 
 import hashlib
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +19,17 @@ from preftune.files import atomic_open, open_binary
 from preftune.lines import head_of
 from preftune.prompts.dedupe import Group
 from preftune.prompts.quotas import quotas
-from preftune.prompts.rows import beside, check_paths, printable, read_rows, write_report
+from preftune.prompts.rows import (
+    beside,
+    check_paths,
+    read_again,
+    read_rows,
+    write_report,
+)
 from preftune.prompts.similar import content_key
 from preftune.prompts.traffic import plain_tags, seen
 from preftune.records import encode
+from preftune.text import visible
 from preftune.types import Prompt
 
 ALL = "all"  # the one slice when no tags were named
@@ -82,10 +92,11 @@ class SelectReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Prompts to label and prompts held out; no content is in both."""
+    """The ids of prompts to label and of prompts held out; no content is in both."""
 
-    chosen: tuple[Prompt, ...]
-    held_out: tuple[Prompt, ...]
+    chosen: frozenset[str]
+    held_out: frozenset[str]
+    prompts: int  # there were
     excluded: int
     slices: tuple[SliceCount, ...]
 
@@ -118,18 +129,26 @@ def select_file(
         raise SettingsError("--held-out and --exclude: give one, either hold out anew or keep out.")
     held_out_path = held_out_out or beside(out, "held-out.jsonl")
     check_paths([source, exclude, groups], [out, held_out_path])
-    prompts = [prompt for _, prompt in read_rows(source, Prompt)]
-    kept_out = [prompt for _, prompt in read_rows(exclude, Prompt)] if exclude else []
-    found = select(prompts, settings, exclude=kept_out, groups=read_groups(groups))
-    if settings.held_out:
-        _write(held_out_path, found.held_out)
-    _write(out, found.chosen)
+    found = select(
+        (prompt for _, prompt in read_rows(source, Prompt)),
+        settings,
+        exclude=(prompt for _, prompt in read_rows(exclude, Prompt)) if exclude else (),
+        groups=read_groups(groups),
+    )
+    with ExitStack() as files:
+        out_file = files.enter_context(atomic_open(out))
+        held_file = files.enter_context(atomic_open(held_out_path)) if settings.held_out else None
+        for prompt in read_again(source, Prompt):
+            if prompt.id in found.chosen:
+                out_file.write(encode(prompt))
+            elif held_file and prompt.id in found.held_out:
+                held_file.write(encode(prompt))
     report = SelectReport(
         source=source.name,
-        prompts=len(prompts),
+        prompts=found.prompts,
         excluded=found.excluded,
         held_out=len(found.held_out),
-        available=len(prompts) - found.excluded - len(found.held_out),
+        available=found.prompts - found.excluded - len(found.held_out),
         chosen=len(found.chosen),
         asked_for=settings.n,
         min_per_slice=settings.min_per_slice,
@@ -141,7 +160,7 @@ def select_file(
 
 
 def select(
-    prompts: Sequence[Prompt],
+    prompts: Iterable[Prompt],
     settings: SelectSettings,
     *,
     exclude: Iterable[Prompt] = (),
@@ -151,41 +170,62 @@ def select(
 
     Prompts of equal content, or of one group, share their fate: all held out, or all offered. Of
     each slice so many are held out, drawn alike; so many are chosen as `quotas` says by the sum of
-    seen^traffic_weight, each with a chance that grows with its own.
+    seen^traffic_weight, each with a chance that grows with its own. Of each prompt some 300 bytes
+    stay in memory, however long it is.
 
     Raises:
         DataError: two prompts have one id.
         SettingsError: `n` is less than the slices are guaranteed.
     """
-    if len({prompt.id for prompt in prompts}) < len(prompts):
+    offers = [_offer(prompt, settings.by) for prompt in prompts]
+    if len({one.id for one in offers}) < len(offers):
         raise DataError("two prompts have one id. Run `preftune prompts dedupe` first.")
-    family = families([*prompts, *(excluded := list(exclude))], groups)
-    closed = {family[prompt.id] for prompt in excluded}
-    offered = [prompt for prompt in prompts if family[prompt.id] not in closed]
+    excluded = [_offer(prompt, settings.by) for prompt in exclude]
+    family = families([*offers, *excluded], groups)
+    closed = {family[one.id] for one in excluded}
+    offered = [one for one in offers if family[one.id] not in closed]
     held = _held_out(offered, family, settings)
-    available = [prompt for prompt in offered if prompt.id not in held]
-    slices = _by_slice(available, settings.by)
+    slices = _by_slice(one for one in offered if one.id not in held)
     sizes = {name: len(inside) for name, inside in slices.items()}
     _check_floor(sizes, settings)
     weights = {
-        name: math.fsum(_weight(prompt, settings) for prompt in inside)
-        for name, inside in slices.items()
+        name: math.fsum(_weight(one, settings) for one in inside) for name, inside in slices.items()
     }
     shares = quotas(weights, sizes, n=settings.n, floor=settings.min_per_slice)
     chosen = {
-        prompt.id
+        one.id
         for name, inside in slices.items()
-        for prompt in sorted(inside, key=lambda prompt: _rank(prompt, settings))[: shares[name]]
+        for one in sorted(inside, key=lambda one: _rank(one, settings))[: shares[name]]
     }
     return Selection(
-        chosen=tuple(prompt for prompt in prompts if prompt.id in chosen),
-        held_out=tuple(prompt for prompt in prompts if prompt.id in held),
-        excluded=len(prompts) - len(offered),
-        slices=_counts(_by_slice(offered, settings.by), held, chosen),
+        chosen=frozenset(chosen),
+        held_out=frozenset(held),
+        prompts=len(offers),
+        excluded=len(offers) - len(offered),
+        slices=_counts(_by_slice(offered), held, chosen),
     )
 
 
-def families(prompts: Iterable[Prompt], groups: Iterable[Group]) -> dict[str, str]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """What counts of a prompt for choosing it."""
+
+    id: str
+    content: str  # equal for prompts that are the same
+    slice: str
+    seen: int
+
+
+def _offer(prompt: Prompt, by: str) -> Offer:
+    return Offer(
+        id=prompt.id,
+        content=content_key(prompt),
+        slice=sys.intern(slice_of(prompt, by)),
+        seen=seen(prompt),
+    )
+
+
+def families(offers: Iterable[Offer], groups: Iterable[Group]) -> dict[str, str]:
     """Return the family of each prompt id: equal for equal content and within a group."""
     above: dict[str, str] = {}
 
@@ -203,9 +243,9 @@ def families(prompts: Iterable[Prompt], groups: Iterable[Group]) -> dict[str, st
         for member in one.dropped:
             join(one.kept, member.id)
     ids = []
-    for prompt in prompts:
-        join(prompt.id, content_key(prompt))
-        ids.append(prompt.id)
+    for offer in offers:
+        join(offer.id, offer.content)
+        ids.append(offer.id)
     return {id: top(id) for id in ids}
 
 
@@ -226,7 +266,7 @@ def read_groups(path: Path | None) -> list[Group]:
                 groups.append(msgspec.json.decode(text, type=Group))
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 fix = "Give the groups file of `preftune prompts dedupe`."
-                raise RowError(path, line, printable(str(error)), fix) from error
+                raise RowError(path, line, visible(str(error)), fix) from error
     return groups
 
 
@@ -238,32 +278,32 @@ def slice_of(prompt: Prompt, by: str) -> str:
 
 
 def _held_out(
-    offered: Sequence[Prompt], family: Mapping[str, str], settings: SelectSettings
+    offered: Sequence[Offer], family: Mapping[str, str], settings: SelectSettings
 ) -> set[str]:
     """Return the ids held out: of each slice whole families, in an order drawn by the seed."""
     if not settings.held_out:
         return set()
-    members: dict[str, list[Prompt]] = defaultdict(list)
-    for prompt in sorted(offered, key=lambda prompt: prompt.id):
-        members[family[prompt.id]].append(prompt)
-    homes: dict[str, list[list[Prompt]]] = defaultdict(list)
+    members: dict[str, list[Offer]] = defaultdict(list)
+    for one in sorted(offered, key=attrgetter("id")):
+        members[family[one.id]].append(one)
+    homes: dict[str, list[list[Offer]]] = defaultdict(list)
     for inside in members.values():
-        homes[slice_of(inside[0], settings.by)].append(inside)
+        homes[inside[0].slice].append(inside)
     held: set[str] = set()
     for groups in homes.values():
         wanted = settings.held_out * sum(map(len, groups))
         taken = 0
         for inside in sorted(groups, key=lambda g: _drawn(settings.seed, "held out", g[0].id)):
             if taken + len(inside) / 2 <= wanted:
-                held |= {prompt.id for prompt in inside}
+                held |= {one.id for one in inside}
                 taken += len(inside)
     return held
 
 
-def _by_slice(prompts: Iterable[Prompt], by: str) -> dict[str, list[Prompt]]:
-    slices: dict[str, list[Prompt]] = defaultdict(list)
-    for prompt in prompts:
-        slices[slice_of(prompt, by)].append(prompt)
+def _by_slice(offers: Iterable[Offer]) -> dict[str, list[Offer]]:
+    slices: dict[str, list[Offer]] = defaultdict(list)
+    for one in offers:
+        slices[one.slice].append(one)
     return dict(sorted(slices.items()))
 
 
@@ -276,19 +316,19 @@ def _check_floor(sizes: Mapping[str, int], settings: SelectSettings) -> None:
         )
 
 
-def _rank(prompt: Prompt, settings: SelectSettings) -> float:
+def _rank(one: Offer, settings: SelectSettings) -> float:
     """Return the place of a prompt in its slice: the lower, the sooner chosen.
 
     Drawing -log(u) / weight and taking the smallest draws without putting back, by weight.
 
     Source: Efraimidis and Spirakis 2006, Weighted random sampling with a reservoir.
     """
-    u = _drawn(settings.seed, "chosen", prompt.id)
-    return -math.log(u) / _weight(prompt, settings)
+    u = _drawn(settings.seed, "chosen", one.id)
+    return -math.log(u) / _weight(one, settings)
 
 
-def _weight(prompt: Prompt, settings: SelectSettings) -> float:
-    return math.pow(seen(prompt), settings.traffic_weight)
+def _weight(one: Offer, settings: SelectSettings) -> float:
+    return math.pow(one.seen, settings.traffic_weight)
 
 
 def _drawn(seed: int, what: str, id: str) -> float:
@@ -298,27 +338,21 @@ def _drawn(seed: int, what: str, id: str) -> float:
 
 
 def _counts(
-    offered: Mapping[str, list[Prompt]], held: set[str], chosen: set[str]
+    offered: Mapping[str, list[Offer]], held: set[str], chosen: set[str]
 ) -> tuple[SliceCount, ...]:
     asked_of = {
-        name: sum(seen(prompt) for prompt in inside if prompt.id not in held)
+        name: sum(one.seen for one in inside if one.id not in held)
         for name, inside in offered.items()
     }
     total = sum(asked_of.values())
     return tuple(
         SliceCount(
             name=name,
-            held_out=(held_here := sum(prompt.id in held for prompt in inside)),
+            held_out=(held_here := sum(one.id in held for one in inside)),
             available=len(inside) - held_here,
-            chosen=(chosen_here := sum(prompt.id in chosen for prompt in inside)),
+            chosen=(chosen_here := sum(one.id in chosen for one in inside)),
             traffic_frac=asked_of[name] / total if total else 0.0,
             chosen_frac=chosen_here / len(chosen) if chosen else 0.0,
         )
         for name, inside in offered.items()
     )
-
-
-def _write(path: Path, prompts: Iterable[Prompt]) -> None:
-    with atomic_open(path) as file:
-        for prompt in prompts:
-            file.write(encode(prompt))

@@ -1,18 +1,25 @@
-"""When two prompts are the same, exactly or nearly: stated normalisation, MinHash, true overlap."""
+"""When two prompts are the same, exactly or nearly: stated normalisation, overlap of word runs."""
 
+import hashlib
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
-from preftune.errors import SettingsError
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from preftune.prompts.minhash import Hashes
 from preftune.types import Message, Prompt, content_id
 
-PERMUTATIONS = 128
-RECALL = 0.99  # chance that a prompt exactly at the threshold is found
 SHINGLE = 3  # words
-_REMEMBERED = 4096  # prompts whose runs of words are kept at hand
+_SPREAD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)  # odd: one for each place
+_WORDS_REMEMBERED = 2**16
 
-Shingles = frozenset[str]
+Shingles = frozenset[int]
+"""The hashed runs of three words of a text."""
 
 
 def content_key(prompt: Prompt) -> str:
@@ -32,23 +39,41 @@ def normal(text: str) -> str:
 
 def shingles(text: str) -> Shingles:
     """Return the runs of three words of a normal text; a shorter text is one run."""
-    words = text.split()
-    last = max(1, len(words) - SHINGLE + 1)
-    return frozenset(" ".join(words[place : place + SHINGLE]) for place in range(last))
+    runs, _ = runs_of_words([text])
+    return frozenset(runs.tolist())
+
+
+def runs_of_words(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
+    """Return the runs of three words of normal texts, hashed to 64 bits, and where each begins.
+
+    A run that a text has twice is there twice; a text of fewer than three words is one run.
+    """
+    words = [(own := text.split()) + [""] * (SHINGLE - len(own)) for text in texts]
+    numbers = np.fromiter(map(_number, chain.from_iterable(words)), dtype=np.uint64)
+    ends = np.cumsum([len(text) for text in words], dtype=np.int64)
+    count = max(0, len(numbers) - SHINGLE + 1)
+    runs = np.zeros(count, dtype=np.uint64)
+    for place, odd in enumerate(_SPREAD):
+        runs += numbers[place : place + count] * np.uint64(odd)
+    within = np.ones(len(numbers), dtype=bool)  # places where a run begins that its text can hold
+    for before_end in range(1, SHINGLE):
+        within[ends - before_end] = False
+    starts = np.concatenate([[0], ends])[:-1] - (SHINGLE - 1) * np.arange(len(texts))
+    return runs[within[:count]], starts
 
 
 def overlap(one: Shingles, other: Shingles) -> float:
     """Return the Jaccard index, the share of all runs that both have: 1 for equal sets."""
-    return len(one & other) / len(one | other)
+    both = len(one & other)
+    return both / (len(one) + len(other) - both)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Likeness:
-    """What of a prompt is compared: its turns, its last turn, and what must be equal."""
+    """What of a prompt is compared: its runs of words, and what must be equal."""
 
-    context: str  # system turns, tools and roles; near duplicates have the same
-    whole: Shingles
-    last: Shingles
+    context: int  # system turns, tools and roles, hashed
+    runs: tuple[Shingles, ...]  # of all turns; where there are several, of the last one as well
 
     def to(self, other: "Likeness") -> float:
         """Return how alike two prompts are, 0..1: the lesser of all turns and of the last turn.
@@ -57,67 +82,42 @@ class Likeness:
         """
         if self.context != other.context:
             return 0.0
-        return min(overlap(self.whole, other.whole), overlap(self.last, other.last))
+        return min(map(overlap, self.runs, other.runs))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """A prompt before its words are hashed: the same as a `Likeness` has, in normal texts."""
+
+    context: int
+    texts: tuple[str, ...]
+
+
+def compared(prompt: Prompt) -> Compared:
+    """Return what of a prompt is compared."""
+    turns = [m for m in prompt.messages if m.role != "system"]
+    system = [normal(m.content) for m in prompt.messages if m.role == "system"]
+    texts = [_words(m) for m in turns]
+    context = msgspec.json.encode(([m.role for m in turns], system, prompt.tools), order="sorted")
+    last = texts[-1:] if len(texts) > 1 else []
+    return Compared(context=_hash64(context), texts=(" ".join(texts), *last))
 
 
 def likeness(prompt: Prompt) -> Likeness:
     """Return what two prompts are compared by."""
-    turns = [m for m in prompt.messages if m.role != "system"]
-    system = [normal(m.content) for m in prompt.messages if m.role == "system"]
-    texts = [_words(m) for m in turns]
-    return Likeness(
-        context=content_id("c", [m.role for m in turns], system, prompt.tools),
-        whole=shingles(" ".join(texts)),
-        last=shingles(texts[-1] if texts else ""),
-    )
-
-
-class NearIndex:
-    """Finds the prompts that were added and are like another: MinHash bands, then true overlap.
-
-    No answer is wrong, since each is checked on the texts; one prompt in a hundred that is exactly
-    at the threshold may be missed, fewer above it.
-
-    Source: Broder 1997, On the resemblance and containment of documents.
-    """
-
-    def __init__(self, near: float) -> None:
-        from datasketch import MinHash, MinHashLSH
-
-        if not 0 < near <= 1:
-            raise SettingsError(f"--near {near}. Use a number above 0 and at most 1, such as 0.8.")
-        self._near = near
-        self._index = MinHashLSH(num_perm=PERMUTATIONS, params=bands_and_rows(near))
-        self._empty = MinHash(num_perm=PERMUTATIONS)
-        self._added: list[Prompt] = []
-        self._likeness = lru_cache(_REMEMBERED)(lambda place: likeness(self._added[place]))
-
-    def nearest_or_add(self, prompt: Prompt) -> tuple[Prompt, float] | None:
-        """Return (prompt, likeness) of the most alike that is near, the first added of equals.
-
-        When there is none, add this one and return None.
-        """
-        one = likeness(prompt)
-        hashed = self._empty.copy()
-        hashed.update_batch([run.encode() for run in one.whole])
-        found = [(one.to(self._likeness(place)), -place) for place in self._index.query(hashed)]
-        alike, place = max(found, default=(0.0, 0))
-        if alike >= self._near:
-            return self._added[-place], alike
-        self._index.insert(len(self._added), hashed)
-        self._added.append(prompt)
-        return None
-
-
-def bands_and_rows(near: float) -> tuple[int, int]:
-    """Return the most selective (bands, rows) that still find `RECALL` of what is just near.
-
-    A prompt of likeness s shares a band with probability 1 - (1 - s^rows)^bands.
-    """
-    shapes = [(PERMUTATIONS // rows, rows) for rows in range(PERMUTATIONS // 2, 0, -1)]
-    return next((b, r) for b, r in shapes if 1 - (1 - near**r) ** b >= RECALL or r == 1)
+    told = compared(prompt)
+    return Likeness(context=told.context, runs=tuple(map(shingles, told.texts)))
 
 
 def _words(message: Message) -> str:
     calls = (f"{call.name} {call.arguments}" for call in message.tool_calls)
     return normal(" ".join((message.content, *calls)))
+
+
+@lru_cache(_WORDS_REMEMBERED)
+def _number(word: str) -> int:
+    return _hash64(word.encode())
+
+
+def _hash64(told: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest())

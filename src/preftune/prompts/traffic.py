@@ -1,4 +1,4 @@
-"""How often a prompt was asked: the tag `seen:37`, and a shelf that counts equal prompts."""
+"""How often a prompt was asked, and where: the tag `seen:37`, a shelf that counts equal prompts."""
 
 import sys
 import tempfile
@@ -11,10 +11,12 @@ from typing import IO, cast
 from preftune.errors import DataError
 from preftune.files import atomic_open, make_folder
 from preftune.records import decode, encode
-from preftune.types import Prompt
+from preftune.types import LogRow, Prompt
 
 SEEN = "seen:"
+MOST_LOG_ROWS = 10  # kept of the rows that asked the same
 Tags = tuple[str, ...]
+LogRows = tuple[LogRow, ...]
 
 
 def seen(prompt: Prompt) -> int:
@@ -44,6 +46,11 @@ def asked(prompt: Prompt, times: int) -> Prompt:
     return replace(prompt, tags=(*plain_tags(prompt), f"{SEEN}{times}"))
 
 
+def log_rows_of(*some: LogRows) -> LogRows:
+    """Return the first `MOST_LOG_ROWS` of these rows of logs, each once."""
+    return tuple(dict.fromkeys(row for rows in some for row in rows))[:MOST_LOG_ROWS]
+
+
 def united(tags: Tags, more: Tags) -> Tags:
     """Return the tags of both, each once, in the order they were first given."""
     return tuple(dict.fromkeys((*tags, *more)))
@@ -52,12 +59,14 @@ def united(tags: Tags, more: Tags) -> Tags:
 class Shelf:
     """Holds each different prompt once, with the number of times it was put there.
 
-    The prompts lie in a file; in memory are just their ids, counts and tags, about 300 bytes each.
+    The prompts lie in a file; in memory are just their ids, counts and tags, about 300 bytes each,
+    and the log rows of prompts that came again.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._told: dict[str, tuple[int, Tags]] = {}
+        self._more_rows: dict[str, LogRows] = {}  # beside those of the prompt that came first
 
     def __len__(self) -> int:
         return len(self._told)
@@ -68,6 +77,9 @@ class Shelf:
         if prompt.id in self._told:
             before, known = self._told[prompt.id]
             self._told[prompt.id] = before + times, known if known == tags else united(known, tags)
+            rows = self._more_rows.get(prompt.id, ())
+            if prompt.log_rows and len(rows) < MOST_LOG_ROWS:
+                self._more_rows[prompt.id] = log_rows_of(rows, prompt.log_rows)
             return
         self._file.write(encode(replace(prompt, tags=())))
         self._told[prompt.id] = times, tuple(map(sys.intern, tags))
@@ -77,8 +89,9 @@ class Shelf:
         self._file.seek(0)
         with atomic_open(out) as file:
             for line, (times, tags) in zip(self._file, self._told.values(), strict=True):
-                prompt = replace(cast(Prompt, decode(line)), tags=tags)
-                file.write(encode(asked(prompt, times)))
+                prompt = cast(Prompt, decode(line))
+                rows = log_rows_of(prompt.log_rows, self._more_rows.get(prompt.id, ()))
+                file.write(encode(asked(replace(prompt, tags=tags, log_rows=rows), times)))
 
 
 @contextmanager

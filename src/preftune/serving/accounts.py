@@ -9,30 +9,28 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from preftune.serving import password_reset
 from preftune.serving.auth import (
+    HOME,
     Admin,
     Settings,
     SignedIn,
     Store,
     check_password,
+    let_in,
     membership,
     visitor,
 )
 from preftune.serving.passwords import check_new_password, hash_password
 from preftune.serving.security import cookie_name, csrf_token, session_token
-from preftune.serving.settings import ServerSettings
-from preftune.serving.web import Line, Payload, local_path, page, set_session
+from preftune.serving.web import Line, Nothing, Password, Payload, Token, local_path, page
 from preftune.settings import build
 from preftune.store import people, projects
 from preftune.store.people import InviteRole
-from preftune.store.projects import Kind, ProjectSettings
-from preftune.store.queue import progress
+from preftune.store.projects import Kind, ProjectSettings, progress
 
 router = APIRouter()
-
-Password = Annotated[str, Field(min_length=1, max_length=1000)]
-Token = Annotated[str, Field(min_length=1, max_length=200)]
-HOME = "/projects"
+router.include_router(password_reset.router)
 
 
 class SignIn(Payload):
@@ -80,10 +78,6 @@ class NewProject(Payload):
     raters_per_item: Annotated[int, Field(ge=1, le=1000)]
 
 
-class Nothing(Payload):
-    """An empty body."""
-
-
 @router.get("/", include_in_schema=False)
 def home(request: Request, store: Store) -> Response:
     """Send a visitor where the work is."""
@@ -111,7 +105,7 @@ def login(request: Request, store: Store, settings: Settings, body: SignIn) -> R
     person = check_password(store, email=body.email, password=body.password, address=address)
     if person is None:
         raise HTTPException(401, "E-mail address and password do not fit together.")
-    return _let_in(request, store, settings, person.id)
+    return let_in(request, store, settings, person.id)
 
 
 @router.post("/api/logout")
@@ -170,7 +164,7 @@ def accept(request: Request, store: Store, settings: Settings, body: Newcomer) -
         people.use_invite(db, body.token, user_id, now_s=now_s)
         return user_id
 
-    return _let_in(request, store, settings, store.write(come_in))
+    return let_in(request, store, settings, store.write(come_in))
 
 
 @router.post("/api/invites/join")
@@ -225,7 +219,7 @@ def change_password(
     check_new_password(body.new, email=person.email, name=person.name)
     hashed = hash_password(body.new)
     store.write(lambda db: people.set_password(db, person.id, hashed))
-    return _let_in(request, store, settings, person.id)
+    return let_in(request, store, settings, person.id)
 
 
 @router.get("/people")
@@ -292,20 +286,6 @@ def create_project(person: Admin, store: Store, body: NewProject) -> dict[str, s
         return project_id
 
     return {"next": f"/p/{store.write(make)}/lead"}
-
-
-def _let_in(request: Request, store: Store, settings: ServerSettings, user_id: str) -> Response:
-    """Open a session under a new token; the one the browser had is over."""
-    before, now_s = session_token(request.scope, settings), time.time()
-
-    def reopen(db: Any) -> str:
-        people.end_session(db, before)
-        return people.open_session(db, user_id, now_s=now_s)
-
-    token = store.write(reopen)
-    answer = JSONResponse({"next": HOME, "csrf": csrf_token(token)})
-    set_session(answer, settings, token)
-    return answer
 
 
 def _only(allowed: bool) -> None:

@@ -1,5 +1,6 @@
 """The labelling server: one process, one store, pages and JSON for people's browsers."""
 
+import gc
 import logging
 import signal
 import socket
@@ -25,7 +26,7 @@ from preftune.settings import checked
 from preftune.store import people
 from preftune.store.database import Database
 
-ROUTERS = (accounts.router, labelling.router, lead.router)
+ROUTERS = (labelling.router, accounts.router, lead.router)  # the busiest first
 STATIC = Path(__file__).with_name("static")
 LAST_REQUESTS_S = 10  # how long a stopping server waits for answers under way
 SETUP_DAYS = 1.0
@@ -97,6 +98,8 @@ def serve(database: Database, settings: ServerSettings, *, ready: Callable[[str]
         )
         server = _Server(config, lambda: ready(settings.public_url or f"http://{name}:{port}"))
         before = {sign: signal.signal(sign, server.stop) for sign in STOPS}
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: going through it again stops every request
         try:
             server.run(sockets=[listening])
         finally:

@@ -16,17 +16,20 @@ from fastapi import Depends
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from preftune.errors import StoreError
 from preftune.serving.passwords import is_password
-from preftune.serving.security import session_token
+from preftune.serving.security import csrf_token, session_token
 from preftune.serving.settings import ServerSettings
+from preftune.serving.web import set_session
 from preftune.store import people, projects
 from preftune.store.database import Database
 from preftune.store.people import Person
 from preftune.store.projects import MemberState, Role
 
 PROJECT_ID = re.compile(r"prj-[0-9a-f]{32}")
+HOME = "/projects"  # where whoever signs in begins
 TRIES, WINDOW_S = 5, 15 * 60.0
 SEEN_EVERY_S = 60.0  # how often the use of a session is written down
 
@@ -41,21 +44,19 @@ class Member:
     state: MemberState
 
 
-def database_of(request: Request) -> Database:
+async def database_of(request: Request) -> Database:
     """Return the store."""
-    database: Database = request.app.state.database
-    return database
+    return _database(request)
 
 
-def settings_of(request: Request) -> ServerSettings:
+async def settings_of(request: Request) -> ServerSettings:
     """Return the server's settings."""
-    settings: ServerSettings = request.app.state.settings
-    return settings
+    return _settings(request)
 
 
 def visitor(request: Request) -> Person | None:
     """Return who asks, None when nobody is signed in."""
-    with database_of(request).read() as db:
+    with _database(request).read() as db:
         return _who(request, db)
 
 
@@ -86,8 +87,17 @@ def member_of(request: Request, project_id: str) -> Member:
     Raises:
         HTTPException: 401, or 404 for whoever does not work in it.
     """
-    with database_of(request).read() as db:
-        return membership(db, _must_be(_who(request, db)), project_id)
+    with _database(request).read() as db:
+        return enter(request, db, project_id)
+
+
+def enter(request: Request, db: Connection, project_id: str) -> Member:
+    """Return who asks, as `member_of`, over a connection that the request uses anyway.
+
+    Raises:
+        HTTPException: 401, or 404 for whoever does not work in it.
+    """
+    return membership(db, _must_be(_who(request, db)), project_id)
 
 
 def lead_of(request: Request, project_id: str) -> Member:
@@ -154,8 +164,22 @@ def check_password(database: Database, *, email: str, password: str, address: st
     return None if found[0].disabled else found[0]
 
 
+def let_in(request: Request, store: Database, settings: ServerSettings, user_id: str) -> Response:
+    """Open a session under a new token; the one the browser had is over."""
+    before, now_s = session_token(request.scope, settings), time.time()
+
+    def reopen(db: Connection) -> str:
+        people.end_session(db, before)
+        return people.open_session(db, user_id, now_s=now_s)
+
+    token = store.write(reopen)
+    answer = JSONResponse({"next": HOME, "csrf": csrf_token(token)})
+    set_session(answer, settings, token)
+    return answer
+
+
 def _who(request: Request, db: Connection) -> Person | None:
-    database, settings = database_of(request), settings_of(request)
+    database, settings = _database(request), _settings(request)
     token, now_s = session_token(request.scope, settings), time.time()
     idle_s, whole_s = 3600 * settings.idle_hours, 24 * 3600 * settings.session_days
     found = people.session(db, token, now_s=now_s, idle_s=idle_s, whole_s=whole_s)
@@ -165,6 +189,16 @@ def _who(request: Request, db: Connection) -> Person | None:
         database.submit(lambda writing: people.keep_session(writing, token, now_s=now_s))
     request.state.person = found.person
     return found.person
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+def _settings(request: Request) -> ServerSettings:
+    settings: ServerSettings = request.app.state.settings
+    return settings
 
 
 def _must_be(person: Person | None) -> Person:

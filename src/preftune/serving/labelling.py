@@ -143,8 +143,9 @@ class Desk:
         return enter(self.request, db, self.project_id).person.id
 
 
-async def desk(request: Request, database: Store, project_id: str) -> Desk:
+async def desk(request: Request, project_id: str) -> Desk:
     """Return the place of whoever asks."""
+    database: Database = request.app.state.database
     return Desk(request=request, database=database, project_id=project_id)
 
 

@@ -27,12 +27,13 @@ router = APIRouter(prefix="/p/{project_id}/lead", tags=["lead"], dependencies=[D
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Now:
-    """What the overview shows of this moment; `at` is when the agreement was counted."""
+    """What the overview shows of this moment; `at` and `age` say when the agreement was counted."""
 
     items: ItemCounts
     votes_this_hour: int
     at_work: int
     at: str
+    age: str  # in words; empty while it is nothing to tell
     agreement: tuple[Agreement, ...]
 
 
@@ -67,6 +68,7 @@ def now(at: At) -> Now:
         votes_this_hour=lately.hours[-1].votes,
         at_work=sum(one.has_item for one in lately.at_work),
         at=found.at,
+        age=found.age,
         agreement=found.agreement,
     )
 

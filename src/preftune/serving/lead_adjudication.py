@@ -7,10 +7,10 @@ from starlette.responses import RedirectResponse, Response
 
 from preftune.serving.lead_cache import count_anew
 from preftune.serving.lead_pages import At
-from preftune.serving.lead_payload import Done, ItemId, Nothing, Number, Settle
+from preftune.serving.lead_payload import Done, ItemId, Number, Settle
 from preftune.serving.lead_view import as_shown, choices, in_order, in_words, verdict_of
 from preftune.serving.rater_view import excerpt
-from preftune.serving.web import IdempotencyKey
+from preftune.serving.web import IdempotencyKey, Nothing
 from preftune.store.adjudication import close_flag, disagreed, open_flags, said_of
 from preftune.store.items import item, order_shown
 from preftune.store.labels import Vote, settle
@@ -81,7 +81,7 @@ def settle_item(at: At, item_id: ItemId, body: Settle, key: IdempotencyKey) -> D
     shown = _order(at, item_id)
     at.database.write(lambda db: settle(db, at.project_id, at.user_id, said, shown=shown))
     count_anew(at.database, at.project_id)
-    return Done(message="Settled.", to=f"/p/{at.project_id}/lead/adjudication/next")
+    return Done(message="Settled.", next=f"/p/{at.project_id}/lead/adjudication/next")
 
 
 @router.post("/flags/{seq}/close")

@@ -1,7 +1,10 @@
-"""What is costly to count, kept for a few seconds: all verdicts of a project and what they show."""
+"""What is costly to count, kept for a while: all verdicts of a project and what they show."""
 
+import logging
 import threading
 import time
+from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -12,8 +15,13 @@ from preftune.store.projects import members_of, project
 from preftune.store.rater_table import RaterRow, rater_rows
 from preftune.store.verdicts import Verdicts, read_verdicts
 
+logger = logging.getLogger("preftune.errors")
+
 FRESH_S = 5.0
 PATIENCE = 20  # counting may take one twentieth of the time
+QUICK_S = 1.0  # a page waits for a count that takes less
+YOUNG_S = 10.0  # counts that are older say so
+UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,44 +32,97 @@ class Counted:
     said: Verdicts  # excluded raters among them
     agreement: tuple[Agreement, ...]  # by dimension, without excluded raters
     raters: tuple[RaterRow, ...]
-    stale_s: float  # of the monotonic clock
+    began_s: float  # of the monotonic clock
+    took_s: float
+
+    @property
+    def is_fresh(self) -> bool:
+        """Return whether they may serve without a new count."""
+        ended_s = self.began_s + self.took_s
+        return time.monotonic() <= ended_s + max(FRESH_S, PATIENCE * self.took_s)
+
+    @property
+    def age(self) -> str:
+        """Return how old they are, such as "3 minutes ago"; empty while that is nothing to tell."""
+        return ago(time.monotonic() - self.began_s)
 
 
 class _Kept:
-    """The counts of one store's projects, and a lock so that each is counted once."""
+    """The counts of one project, and the one thread that counts anew."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.counted: dict[str, Counted] = {}
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="counts")
+        self.found: Counted | None = None
+        self.counting: Future[None] | None = None
+        self.changed_s = 0.0  # of the monotonic clock
+
+    def holds(self) -> bool:
+        """Return whether the counts are fresh, and nothing changed since."""
+        found = self.found
+        return found is not None and found.is_fresh and found.began_s > self.changed_s
+
+    def renew(self, database: Database, project_id: str) -> None:
+        """Count, in the thread; what goes wrong reaches those who wait, and the log."""
+        found = None
+        try:
+            found = _count(database, project_id)
+        except Exception:
+            logger.exception("project %s: its verdicts could not be counted", project_id)
+            raise
+        finally:
+            with self.lock:
+                self.found, self.counting = found or self.found, None
 
 
-_KEPT: WeakKeyDictionary[Database, _Kept] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[Database, defaultdict[str, _Kept]] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def counted(database: Database, project_id: str) -> Counted:
+def counted(database: Database, project_id: str, *, quick_s: float = QUICK_S) -> Counted:
     """Return what the verdicts of a project show, a few seconds old at most while it is small.
 
-    Counting a million verdicts takes seconds; what was found then serves for twenty times as long.
+    Counting a million verdicts takes seconds. What was found then serves for twenty times as long,
+    and on while one thread counts anew: nobody waits but for the first count.
+
+    Args:
+        database: the store.
+        project_id: where.
+        quick_s: a count that took less the last time is waited for.
     """
-    kept = _of(database)
-    with kept.lock:
-        found = kept.counted.get(project_id)
-        if found is None or time.monotonic() > found.stale_s:
-            found = kept.counted[project_id] = _count(database, project_id)
-        return found
+    kept = _of(database, project_id)
+    while True:
+        with kept.lock:
+            found = kept.found
+            if found is not None and kept.holds():
+                return found
+            if kept.counting is None:
+                kept.counting = kept.thread.submit(kept.renew, database, project_id)
+            counting = kept.counting
+        if found is not None and found.took_s > quick_s:
+            return found
+        counting.result()
 
 
 def count_anew(database: Database, project_id: str) -> None:
-    """Forget the counts of a project: something changed that its lead wants to see at once."""
-    kept = _of(database)
+    """Let the counts of a project be made anew: its lead changed something and wants to see it."""
+    kept = _of(database, project_id)
     with kept.lock:
-        kept.counted.pop(project_id, None)
+        kept.changed_s = time.monotonic()
 
 
-def _of(database: Database) -> _Kept:
+def ago(age_s: float) -> str:
+    """Return an age in words, cut to one whole unit: 200 s is "3 minutes ago"; empty below 10 s."""
+    if age_s < YOUNG_S:
+        return ""
+    unit, size_s = next(one for one in UNITS if age_s >= one[1])
+    count = int(age_s // size_s)
+    return f"{count} {unit}{'' if count == 1 else 's'} ago"
+
+
+def _of(database: Database, project_id: str) -> _Kept:
     with _LOCK:
-        return _KEPT.setdefault(database, _Kept())
+        return _KEPT.setdefault(database, defaultdict(_Kept))[project_id]
 
 
 def _count(database: Database, project_id: str) -> Counted:
@@ -75,11 +136,11 @@ def _count(database: Database, project_id: str) -> Counted:
     counting = leave_out(said, excluded)
     found = tuple(agreement(counting, d, level=level) for d in settings.dimensions)
     raters = tuple(rater_rows(said))
-    took_s = time.monotonic() - began_s
     return Counted(
         at=at,
         said=said,
         agreement=found,
         raters=raters,
-        stale_s=time.monotonic() + max(FRESH_S, PATIENCE * took_s),
+        began_s=began_s,
+        took_s=time.monotonic() - began_s,
     )

@@ -1,6 +1,7 @@
 """Datasets: freeze what holds, download it, and trace a row back to all that it came from."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, get_args
 
 from fastapi import APIRouter, Query
@@ -8,13 +9,14 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 
 from preftune.errors import DataError, StoreError
 from preftune.serving.lead_cache import counted
-from preftune.serving.lead_pages import At
+from preftune.serving.lead_pages import At, Desk
 from preftune.serving.lead_payload import LARGEST, Done, Freeze, Number, Seal
 from preftune.serving.lead_view import in_words, source_of
+from preftune.store.freezing import Freezing, freezer
 from preftune.store.lineage import line_of, lineage, rows_of, snapshot
 from preftune.store.overview import item_counts, names_of
 from preftune.store.projects import members_of
-from preftune.store.snapshots import Policy, dataset_file, freeze, snapshots_of
+from preftune.store.snapshots import Policy, dataset_file, snapshots_of
 from preftune.types import text_of
 
 router = APIRouter()
@@ -24,6 +26,17 @@ POLICIES = {
     "raters": ("rater model", "votes weigh by the skill and side bias of their rater."),
     "model": ("Rater model", "votes weigh by each rater's skill and side bias."),
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Making:
+    """How far the latest dataset is, and where it lies once it is made."""
+
+    words: str
+    done: int = 0  # items
+    total: int = 0
+    runs: bool = False
+    to: str = ""
 
 
 @router.get("/datasets", include_in_schema=False)
@@ -38,6 +51,8 @@ def datasets_page(at: At) -> Response:
     return at.page(
         "lead_datasets.html.jinja",
         found=found,
+        making=_making(at),
+        counted_ago=said.age,
         authors=authors,
         counts=counts,
         excluded=excluded,
@@ -48,13 +63,24 @@ def datasets_page(at: At) -> Response:
 
 @router.post("/datasets")
 def freeze_dataset(at: At, body: Freeze) -> Done:
-    """Make a dataset of what holds now; the same verdicts give the same dataset."""
+    """Begin a dataset of what holds now; the same verdicts give the same dataset.
+
+    A small one is made when this is answered; how far another is, the page of datasets shows.
+    """
     for policy in get_args(Policy):
         if policy == body.policy:
-            made = freeze(at.database, at.project_id, name=body.name, policy=policy, by=at.user_id)
-            to = f"/p/{at.project_id}/lead/datasets/{made.hash}"
-            return Done(message=f"Frozen: {made.manifest['rows']} rows.", to=to)
+            begun = freezer(at.database).start(
+                at.database, at.project_id, name=body.name, policy=policy, by=at.user_id
+            )
+            made = _words_of(at, begun)
+            return Done(message=made.words, next=made.to or f"/p/{at.project_id}/lead/datasets")
     raise DataError(f"policy: {body.policy!r} is not one of {', '.join(get_args(Policy))}.")
+
+
+@router.get("/datasets/now")
+def now(at: At) -> Making:
+    """Return how far the dataset is that is being made, or what became of it."""
+    return _making(at) or Making(words="The server was started anew. Freeze the dataset again.")
 
 
 @router.get("/datasets/{seal}", include_in_schema=False)
@@ -117,3 +143,21 @@ def row_page(at: At, seal: Seal, line: Number, names: bool = False) -> Response:
         source_of=source_of,
         text_of=text_of,
     )
+
+
+def _making(at: Desk) -> Making | None:
+    """Return how far the latest dataset is, None since the start of the server."""
+    last = freezer(at.database).last(at.project_id)
+    return None if last is None else _words_of(at, last)
+
+
+def _words_of(at: Desk, last: Freezing) -> Making:
+    if (made := last.snapshot) is not None:
+        to = f"/p/{at.project_id}/lead/datasets/{made.hash}"
+        words = f"{made.name} is made: {made.manifest['rows']:,} rows."
+        return Making(words=words, done=last.done, total=last.total, to=to)
+    if last.error:
+        why = last.error[:1].upper() + last.error[1:]
+        return Making(words=f"{last.name} was not made. {why}")
+    words = f"{last.name} is being made: {last.done:,} of {last.total:,} items."
+    return Making(words=words, done=last.done, total=last.total, runs=True)

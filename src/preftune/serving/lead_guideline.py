@@ -34,13 +34,14 @@ def guideline_page(at: At, version: Version = None, beside: Version = None) -> R
         other = NO_GUIDELINE if not beside else _version(versions, beside)
         current = guideline(db, at.project_id)
         authors = names_of(db, [one.author_id for one in versions])
-    said = counted(at.database, at.project_id).said
-    made = dict(zip(*np.unique(said.guideline, return_counts=True), strict=True))
+    found = counted(at.database, at.project_id)
+    made = dict(zip(*np.unique(found.said.guideline, return_counts=True), strict=True))
     return at.page(
         "lead_guideline.html.jinja",
         current=current,
         versions=versions,
         authors=authors,
+        counted_ago=found.age,
         made={int(number): int(count) for number, count in made.items()},
         shown=shown,
         tree=safe_markdown(shown.text),

@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from preftune.errors import StoreError
 from preftune.serving.lead_pages import At
-from preftune.serving.lead_payload import LARGEST, Nothing
+from preftune.serving.lead_payload import LARGEST
+from preftune.serving.web import Nothing
 from preftune.store.events import verify
 from preftune.store.overview import events_page, last_seq, names_of
 

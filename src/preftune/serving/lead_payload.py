@@ -30,11 +30,7 @@ class Done:
     """It is done: what to say, and the page to go to; empty: the same page anew."""
 
     message: str
-    to: str = ""
-
-
-class Nothing(Payload):
-    """An empty body."""
+    next: str = ""
 
 
 class Sheet(Payload):

@@ -74,6 +74,7 @@ def rater_page(at: At, user_id: UserId) -> Response:
         change=without(others, user_id),
         alphas=[(before, agreement(rest, one.dimension, level=one.level)) for before, one in pairs],
         shares=SHARES,
+        counted_ago=found.age,
     )
 
 

@@ -7,18 +7,19 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-HIDDEN = ("Cc", "Cf", "Cs")  # control, format, half of a surrogate pair
+HIDDEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # as in static/dom.js
+KEPT = "\n\t\u200c\u200d"  # the joiners: several scripts and emoji need them
 
 
 def visible(text: str) -> str:
-    """Return the text with every control or direction-changing character spelt out as ⟨U+202E⟩.
+    """Return the text with every character that nobody could see spelt out, such as ⟨U+202E⟩.
 
-    New lines and tabs stay.
+    New lines, tabs and the two joiners stay.
     """
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN and c not in "\n\t" else c
+        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN and c not in KEPT else c
         for c in text
     )
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, select
 
 from preftune.serving.rater_view import excerpt
 from preftune.store.items import Verdict, item
+from preftune.store.prepared import Prepared
 from preftune.store.schema import judgments
 
 LAST = 50  # verdicts that can be looked at and changed
@@ -50,7 +51,7 @@ _LAST = (
     .order_by(judgments.c.seq.desc())
     .limit(bindparam("last"))
 )
-_PACE = (
+_PACE = Prepared(
     select(judgments.c.seq, judgments.c.seconds)
     .where(_MINE, judgments.c.seconds.is_not(None))
     .distinct()
@@ -87,7 +88,7 @@ def verdicts_of(
 
 def pace(db: Connection, project_id: str, user_id: str) -> Pace:
     """Return the median time that a rater's last verdicts took."""
-    rows = db.execute(_PACE, {"project": project_id, "user": user_id}).all()
+    rows = _PACE.all(db, project=project_id, user=user_id)
     took_s = [row.seconds for row in rows]
     return Pace(seconds_per_item=round(statistics.median(took_s), 1) if took_s else None)
 

@@ -88,7 +88,7 @@ def shown_task(task: Task, where: Project) -> ShownTask:
         dimensions=where.settings.dimensions,
         tie=where.settings.tie,
         reasons=where.settings.reasons,
-        guideline=task.guideline.version,
+        guideline=task.guideline,
     )
 
 

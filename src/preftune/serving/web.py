@@ -4,7 +4,7 @@ import secrets
 from typing import Annotated, Any
 
 from fastapi import Header
-from pydantic import BaseModel, ConfigDict, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -14,6 +14,9 @@ from preftune.serving.settings import ServerSettings
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 """A short text that must not be empty, such as a name."""
+
+Password = Annotated[str, Field(min_length=1, max_length=1000)]
+Token = Annotated[str, Field(min_length=1, max_length=200)]
 
 IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", pattern="^[A-Za-z0-9_-]{16,128}$")]
 """The client's own name for a request: sent twice under one key, it acts once."""
@@ -31,6 +34,10 @@ class Payload(BaseModel):
         if _holds_nul(value):
             raise ValueError("holds a NUL character")
         return value
+
+
+class Nothing(Payload):
+    """An empty body."""
 
 
 def page(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:

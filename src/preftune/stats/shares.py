@@ -17,7 +17,7 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """A share of `n` items and the range that holds the truth at 95 %."""
+    """A share of `n` items and the range that holds the truth, at 95 % if nothing else is said."""
 
     value: float
     n: int
@@ -46,7 +46,12 @@ def wilson_bounds(share: ArrayLike, n: ArrayLike, *, level: float = 0.95) -> tup
 
 
 def grouped_shares(
-    values: ArrayLike, *, groups: ArrayLike, clusters: ArrayLike, count: int
+    values: ArrayLike,
+    *,
+    groups: ArrayLike,
+    clusters: ArrayLike,
+    count: int,
+    level: float = 0.95,
 ) -> list[Share | None]:
     """Return the mean of the values of each group 0 … `count` - 1; None for a group without any.
 
@@ -59,6 +64,7 @@ def grouped_shares(
         groups: the group of each item, 0 … `count` - 1.
         clusters: the cluster of each item, whole numbers; items of one prompt share theirs.
         count: how many groups there are.
+        level: of the intervals.
 
     Raises:
         DataError: unequal lengths, or a value outside 0..1.
@@ -75,7 +81,7 @@ def grouped_shares(
     n = np.bincount(group, minlength=count)
     mean = np.bincount(group, x, minlength=count) / np.maximum(n, 1)
     effective = _effective_n(x, group, cluster, mean, n)
-    low, high = wilson_bounds(mean, np.maximum(effective, 1e-9))
+    low, high = wilson_bounds(mean, np.maximum(effective, 1e-9), level=level)
     rows = zip(mean.tolist(), n.tolist(), low.tolist(), high.tolist(), strict=True)
     return [Share(value=p, n=k, low=lo, high=hi) if k else None for p, k, lo, hi in rows]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -12,7 +13,7 @@ from preftune.store import events
 from preftune.store.items import Item, Use, Verdict, as_imported, as_item, check_verdict, item
 from preftune.store.labels import is_right
 from preftune.store.overview import names_of
-from preftune.store.projects import project
+from preftune.store.projects import project, recount_items
 from preftune.store.schema import events as log
 from preftune.store.schema import items, judgments
 
@@ -149,6 +150,7 @@ def mark(
     here = and_(items.c.project_id == project_id, items.c.id == item_id)
     encoded = msgspec.json.encode(known).decode() if known else None
     db.execute(update(items).where(here).values(use=use, gold=encoded))
+    recount_items(db, project_id)
     for row in db.execute(select(judgments).where(judgments.c.item_id == item_id)).all():
         right = is_right(msgspec.json.decode(row.value), known.get(row.dimension), _shown(row))
         db.execute(update(judgments).where(judgments.c.id == row.id).values(right=right))
@@ -189,9 +191,10 @@ def open_flags(db: Connection, project_id: str, *, after: int = 0) -> list[Flag]
             afterwards needs no more looking at.
     """
     mine = (log.c.project_id == project_id, log.c.seq > after)
-    query = select(log).where(*mine, log.c.type.in_(("flagged", "flag_closed"))).order_by(log.c.seq)
+    query = select(log).where(*mine, log.c.type.in_(("flagged", "flag_closed")))
     waiting: dict[int, Any] = {}
-    for row in db.execute(query):
+    # sorted here: asked for in order, SQLite reads the whole log to find these few
+    for row in sorted(db.execute(query), key=attrgetter("seq")):
         if row.type == "flagged":
             waiting[row.seq] = row
         else:
@@ -229,7 +232,10 @@ def close_flag(db: Connection, project_id: str, seq: int, *, by: str) -> None:
 
 
 def _items(db: Connection, query: Select[Any]) -> list[Item]:
-    return [as_item(row) for row in db.execute(query).all()]
+    """Return the items of a query in its order; the texts are read of these alone."""
+    ids = db.scalars(query.with_only_columns(items.c.id)).all()
+    rows = db.execute(select(items).where(items.c.id.in_(ids))).all()
+    return sorted(map(as_item, rows), key=lambda it: ids.index(it.id))
 
 
 def _matches(db: Connection, project_id: str, words: str) -> Any:

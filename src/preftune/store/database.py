@@ -20,8 +20,9 @@ from preftune.errors import MissingExtraError, StoreError, StoreWriteError
 from preftune.store.migrate import migrate
 
 T = TypeVar("T")
-GROUP = 200  # writes in one commit at most
+GROUP = 32  # writes in one commit at most: the first of them should not wait long
 GROUP_S = 0.005  # how long a group waits for more
+CACHE_KIB = 1 << 16  # of pages that the writer keeps in memory; SQLite's own default is 2 MiB
 WRITE_S = 60.0  # how long a caller waits for its commit
 
 
@@ -141,16 +142,20 @@ class _Job(Generic[T]):
         """
         if not self.future.set_running_or_notify_cancel():
             return  # nobody waits for it any more
+        # SQLAlchemy's own savepoints are compiled anew each time, at the cost of ten statements.
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute("SAVEPOINT job")
         try:
-            with connection.begin_nested():
-                result = self.work(connection)
+            result = self.work(connection)
         except OperationalError:
             raise
         except Exception as error:
             why = error
+            driver.execute("ROLLBACK TO SAVEPOINT job")
             self.finish = lambda: self.future.set_exception(why)
         else:
             self.finish = lambda: self.future.set_result(result)
+        driver.execute("RELEASE SAVEPOINT job")
 
 
 def database_url(url: str | Path) -> URL:
@@ -213,7 +218,8 @@ def _engines(url: URL) -> tuple[Engine, Engine]:
 
 def _write_pragmas(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "mmap_size=0"):
+    kept = f"cache_size=-{CACHE_KIB}"
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "mmap_size=0", kept):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -50,7 +50,7 @@ _SAID = Prepared(
     .where(
         judgments.c.item_id == bindparam("item"), judgments.c.live, judgments.c.settles.is_(False)
     )
-    .order_by(judgments.c.seq)
+    .order_by(judgments.c.seq, judgments.c.dimension)
 )
 _COUNTED = Prepared(
     update(items)
@@ -183,13 +183,15 @@ def settle(
     """Record a lead's last word on an item about which raters disagree.
 
     Raises:
-        StoreError: the person is no lead here.
+        StoreError: no such item, or it was withdrawn.
         DataError: as `vote`.
     """
     data = msgspec.to_builtins(said)
     if (before := _before(db, project_id, user_id, said.key, data)) is not None:
         return Answer(seq=before.seq, again=True)
     it = item(db, project_id, said.item_id)
+    if it.state == "withdrawn":
+        raise StoreError(f"item {it.id}: was withdrawn. There is nothing to settle.")
     _check(said, it, project(db, project_id).settings)
     told = {**data, "shown": list(shown), "guideline": guideline(db, project_id).version}
     event = events.append(

@@ -1,4 +1,4 @@
-"""Bring the tables of a database up to date, in one transaction per step."""
+"""Bring the tables of a database up to date, all steps in one transaction."""
 
 from pathlib import Path
 
@@ -18,14 +18,18 @@ def revision(db: Connection) -> str | None:
     return MigrationContext.configure(db).get_current_revision()
 
 
+def newest() -> str | None:
+    """Return the version of the tables that this program works on."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
 def migrate(engine: Engine) -> None:
-    """Run the migrations that a database lacks; killed on the way, the next start goes on.
+    """Run the migrations that a database lacks; killed on the way, the next start does them all.
 
     Raises:
         StoreError: the tables are newer than this version of the program.
     """
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER))
+    config = _config()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     with engine.begin() as connection:
         current = revision(connection)
@@ -36,3 +40,9 @@ def migrate(engine: Engine) -> None:
             )
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER))
+    return config

@@ -16,7 +16,7 @@ from preftune.errors import StoreError
 from preftune.store.events import now
 from preftune.store.prepared import Prepared
 from preftune.store.projects import Role, add_member, member
-from preftune.store.schema import invites, login_attempts, sessions, users
+from preftune.store.schema import invites, login_attempts, resets, sessions, users
 
 InviteRole = Literal["admin", "lead", "rater"]
 SETUP = "setup"  # who invites the first admin
@@ -192,8 +192,49 @@ def end_session(db: Connection, token: str) -> None:
 
 
 def end_sessions(db: Connection, user_id: str) -> None:
-    """Sign a person out everywhere."""
+    """Sign a person out everywhere; a link for a new password holds no more either."""
     db.execute(delete(sessions).where(sessions.c.user_id == user_id))
+    db.execute(delete(resets).where(resets.c.user_id == user_id))
+
+
+def make_reset(db: Connection, user_id: str, *, expires_s: float) -> str:
+    """Return the token of a link for a new password; the one before it holds no more.
+
+    Raises:
+        StoreError: no such account, or a disabled one.
+    """
+    whom = person(db, user_id)
+    if whom.disabled:
+        raise StoreError(f"account {whom.email}: it is disabled. An admin enables it first.")
+    db.execute(delete(resets).where(resets.c.user_id == user_id))
+    token = secrets.token_urlsafe(32)
+    row = {"user_id": user_id, "token_hash": token_hash(token), "expires_s": expires_s}
+    db.execute(insert(resets).values(**row))
+    return token
+
+
+def find_reset(db: Connection, token: str, *, now_s: float) -> Person:
+    """Return whose password a link may set.
+
+    Raises:
+        StoreError: unknown, used, replaced or expired.
+    """
+    held = resets.c.token_hash == token_hash(token), resets.c.expires_s > now_s
+    user_id = db.scalar(select(resets.c.user_id).where(*held))
+    if user_id is None:
+        raise StoreError("link: it was used, replaced, or has expired. Ask for another.")
+    return person(db, user_id)
+
+
+def use_reset(db: Connection, token: str, password_hash: str, *, now_s: float) -> str:
+    """Let another password hold, end every session of the person, and return who it is.
+
+    Raises:
+        StoreError: unknown, used, replaced or expired.
+    """
+    whom = find_reset(db, token, now_s=now_s)
+    set_password(db, whom.id, password_hash)
+    return whom.id
 
 
 def invite(

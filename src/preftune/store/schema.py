@@ -54,6 +54,14 @@ sessions = Table(
     Column("seen_s", Float, nullable=False),
 )
 
+resets = Table(  # links for a new password, one for each person at most
+    "resets",
+    metadata,
+    Column("user_id", ID, ForeignKey("users.id"), primary_key=True),
+    Column("token_hash", HASH, nullable=False, unique=True),
+    Column("expires_s", Float, nullable=False),
+)
+
 invites = Table(
     "invites",
     metadata,
@@ -129,6 +137,7 @@ items = Table(
     UniqueConstraint("project_id", "comparison_id"),
     Index(None, "project_id", "use", "state", "votes", "position"),
     Index(None, "project_id", "use", "state", "disagreement"),
+    Index(None, "project_id", "position"),
 )
 
 leases = Table(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from preftune.datasets import dataset_hash, read_pairs
 from preftune.engine.batches import Order, chunks
 from preftune.engine.core import Core
 from preftune.engine.layout import micro_batches, stream_length
@@ -23,10 +22,11 @@ from preftune.training.diagnostics import PairFigures, StepFigures
 from preftune.training.loss_sum import LossSum, resolved
 from preftune.training.pair_inputs import PairInputs, StepState, pair_inputs
 from preftune.training.probe import Probe
-from preftune.training.rows import PairRow, pair_rows
+from preftune.training.rows import PairRow, stream_lengths
 from preftune.training.run import Run
 from preftune.training.running import ReferenceOf, moving_reference, remember, state_of
 from preftune.training.settings import DirectSettings
+from preftune.training.tokenise import pair_rows, read_pair_rows
 
 STEP_0_TOLERANCE = 1e-5  # nats, and share of the loss
 EVAL_BATCH = 64  # pairs in one forward without gradient
@@ -43,20 +43,20 @@ def train(settings: DirectSettings) -> Path:
     """
     s = resolved(checked(settings))
     loss = LossSum.of(s)
-    pairs = read_pairs(s.data)
-    held_out = read_pairs(s.held_out) if s.held_out else []
-    loss.check_pairs(pairs)
-    chat, policy = load_chat(s.model), load_policy(s.model)
-    inputs = {"data": dataset_hash(pairs), "model": model_fingerprint(policy, chat)}
+    chat = load_chat(s.model)
+    encoded = read_pair_rows(s.data, chat)
+    kept_out = read_pair_rows(s.held_out, chat) if s.held_out else pair_rows([], chat)
+    loss.check_pairs(encoded.facts)
+    policy = load_policy(s.model, bits=s.lora.base_bits)
+    inputs = {"data": encoded.data_hash, "model": model_fingerprint(policy, chat)}
     with Run.open(s, method="direct", inputs=inputs) as run:
         if run.finished:
             return run.final
-        rows = run.rows_that_fit(pair_rows(pairs, chat), pairs, s.length, chat)
-        held_rows = run.rows_that_fit(
-            pair_rows(held_out, chat), held_out, s.length, chat, name="held_out"
-        )
-        order = Order.of((row.sequences for row in rows), s.optimizer, seed=s.run.seed)
-        check_steps(order, loss, micro_tokens=s.engine.micro_tokens)
+        rows = run.rows_that_fit(encoded, s.length, chat)
+        s = run.settled(s, rows)
+        held_rows = run.rows_that_fit(kept_out, s.length, chat, name="held_out")
+        order = Order.of_lengths(stream_lengths(rows), s.optimizer, seed=s.run.seed)
+        check_steps(order, loss, micro_tokens=s.engine.token_limit)
         seed, full = s.run.seed, s.lora.lora_rank == 0
         policy = policy if full else add_lora(policy, s.lora, seed=seed)
         learner = Learner.of(Masters(policy, s.engine.precision), order, s.optimizer)
@@ -64,7 +64,7 @@ def train(settings: DirectSettings) -> Path:
         start, held_start = None, None
         if loss.has_reference:
             start, held_start = references(run, core, rows, held_rows, order, s)
-        prompts = [pair.prompt for pair in pairs]
+        prompts = (pair.prompt for pair in encoded.records)
         probe = Probe.of(policy, chat, prompts, s.probe, seed=seed, keep_reference=full)
         moving = moving_reference(learner, core, rows, start, s.moving)
         for step, numbers in run.steps(learner):
@@ -82,8 +82,8 @@ def train(settings: DirectSettings) -> Path:
         policy.eval()
         if held_rows:
             run.report_held_out(
-                trained_on=pairs,
-                pairs=[held_out[row.number] for row in held_rows],
+                trained_on=encoded.facts["lean"],
+                leans=held_rows.facts["lean"],
                 margins=margins(core, held_rows, held_start, loss),
             )
         whole = learner.masters.finish()
@@ -121,9 +121,7 @@ def backward(
     chosen_tokens = sum(row.chosen.own_length for row in batch)
     preference_loss = nll = 0.0
     parts = []
-    for micro in micro_batches(
-        [stream_length(row.sequences) for row in batch], engine.micro_tokens
-    ):
+    for micro in micro_batches([stream_length(row.sequences) for row in batch], engine.token_limit):
         part, places = [batch[i] for i in micro], [numbers[i] for i in micro]
         p = inputs_of(core, part, places, reference, loss, state)
         losses = loss.losses(p)
@@ -181,7 +179,7 @@ def references(
     trained = run.reference(
         core,
         rows,
-        order.micro_batches(s.engine.micro_tokens),
+        order.micro_batches(s.engine.token_limit),
         how=f"{s.run.seed}/{s.optimizer.batch_size}/{s.engine}/{s.lora}",
     )
     held = run.reference(

@@ -8,7 +8,7 @@ import msgspec
 
 from preftune.files import read_json
 from preftune.stats.intervals import wilson
-from preftune.types import PreferencePair, text_of
+from preftune.training.facts import Leans
 
 FILE = "held_out.json"
 
@@ -41,19 +41,24 @@ class HeldOut:
 
 def held_out_report(
     *,
-    trained_on: Sequence[PreferencePair],
-    pairs: Sequence[PreferencePair],
+    trained_on: Leans,
+    leans: Leans,
     margins: Sequence[float],
 ) -> HeldOut:
     """Return the accuracy of margins (chosen above rejected when > 0) on the pairs, with intervals.
 
     The direction of the length baseline is chosen on the training pairs, never on these.
+
+    Args:
+        trained_on: which side is longer in each training pair, see `facts.lean_of`.
+        leans: the same of the pairs kept out.
+        margins: how much higher the model puts chosen, of the same pairs.
     """
-    longer = sum(_sign(_length_gap(pair)) for pair in trained_on) >= 0
+    longer = sum(map(int, trained_on)) >= 0
     direction = 1 if longer else -1
     return HeldOut(
         model=_share([_sign(margin) for margin in margins]),
-        length_only=_share([direction * _sign(_length_gap(pair)) for pair in pairs]),
+        length_only=_share([direction * int(lean) for lean in leans]),
         length_rule="longer wins" if longer else "shorter wins",
     )
 
@@ -69,10 +74,6 @@ def _share(signs: Sequence[int]) -> Share:
     return Share(
         right=right, n=len(signs), share=right / len(signs), low=interval.low, high=interval.high
     )
-
-
-def _length_gap(pair: PreferencePair) -> int:
-    return len(text_of(pair.chosen)) - len(text_of(pair.rejected))
 
 
 def _sign(value: float) -> int:

@@ -19,6 +19,7 @@ from preftune.models.chat import load_chat
 from preftune.models.fingerprint import model_fingerprint
 from preftune.models.load import load_policy, save_policy
 from preftune.settings import checked
+from preftune.training.facts import lean_of
 from preftune.training.listwise_rows import (
     Lists,
     RankedRow,
@@ -49,17 +50,18 @@ def train(settings: ListwiseSettings) -> Path:
     records = read_rankings(s.data)
     refuse_without_order(records, s)
     kept_out = read_held_out(s.held_out)
-    chat, policy = load_chat(s.model), load_policy(s.model)
+    chat, policy = load_chat(s.model), load_policy(s.model, bits=s.lora.base_bits)
     inputs = {"data": dataset_hash(records), "model": model_fingerprint(policy, chat)}
     with Run.open(s, method="listwise", inputs=inputs) as run:
         if run.finished:
             return run.final
         rows = rows_that_fit(run, ranked_rows(records, chat), records, s.length, chat)
+        s = run.settled(s, rows)
         order = Order.of((row.sequences for row in rows), s.optimizer, seed=s.run.seed)
         policy = add_lora(policy, s.lora, seed=s.run.seed) if s.lora.lora_rank else policy
         learner = Learner.of(Masters(policy, s.engine.precision), order, s.optimizer)
         core = run.core(policy, s.engine)
-        first_pass = order.micro_batches(s.engine.micro_tokens)
+        first_pass = order.micro_batches(s.engine.token_limit)
         reference = reference_of(run, core, rows, first_pass, s)
         held_out = HeldOutPairs.of(run, core, chat, kept_out, s) if kept_out else None
         probe = Probe.of(
@@ -80,7 +82,8 @@ def train(settings: ListwiseSettings) -> Path:
             run.probe(probe, policy, step=step)
         policy.eval()
         if held_out:
-            held_out.report(run, core, trained_on=one_pair_each(records))
+            leans = map(lean_of, one_pair_each(records))
+            held_out.report(run, core, trained_on=leans)
         whole = learner.masters.finish()
         return run.publish(lambda folder: save_policy(whole, chat, folder))
 
@@ -107,7 +110,7 @@ def backward(
     total = sum(row.weight for row in batch)
     losses, found = 0.0, []
     lengths = [stream_length(row.sequences) for row in batch]
-    for micro in micro_batches(lengths, s.engine.micro_tokens):
+    for micro in micro_batches(lengths, s.engine.token_limit):
         rows = [batch[i] for i in micro]
         logratio = logratios(core, rows, reference.of([numbers[i] for i in micro]))
         lists = in_lists(logratio, [row.ranks for row in rows])

@@ -14,9 +14,11 @@ from preftune.engine.logprobs import TokenLogprobs
 from preftune.engine.reference import Reference
 from preftune.errors import HealthError
 from preftune.models.chat import Chat
+from preftune.training.facts import Leans
 from preftune.training.method_settings import ListwiseSettings, UnpairedSettings
-from preftune.training.rows import PairRow, pair_rows
+from preftune.training.rows import PairRow, TokenRows
 from preftune.training.run import Run
+from preftune.training.tokenise import pair_rows
 from preftune.types import PreferencePair
 
 STEP_0_TOLERANCE = 1e-5  # nats
@@ -82,8 +84,7 @@ def check_step_0(metrics: Mapping[str, float]) -> None:
 class HeldOutPairs:
     """Pairs kept out of training, with their log-probs under the reference."""
 
-    pairs: Sequence[PreferencePair]
-    rows: Sequence[PairRow]
+    rows: TokenRows[PairRow]
     reference: Reference
 
     @classmethod
@@ -96,17 +97,15 @@ class HeldOutPairs:
         s: ReferenceSettings,
     ) -> "HeldOutPairs":
         """Return the pairs that fit, before the first step."""
-        rows = run.rows_that_fit(pair_rows(pairs, chat), pairs, s.length, chat, name="held_out")
+        rows = run.rows_that_fit(pair_rows(pairs, chat), s.length, chat, name="held_out")
         batches = chunks(range(len(rows)), EVAL_BATCH)
         reference = reference_of(run, core, rows, batches, s, name="held_out")
-        return cls(pairs=pairs, rows=rows, reference=reference)
+        return cls(rows=rows, reference=reference)
 
-    def report(self, run: Run, core: Core, *, trained_on: Sequence[PreferencePair]) -> None:
+    def report(self, run: Run, core: Core, *, trained_on: Leans) -> None:
         """Write how often the trained policy prefers what the raters chose."""
         run.report_held_out(
-            trained_on=trained_on,
-            pairs=[self.pairs[row.number] for row in self.rows],
-            margins=self.margins(core),
+            trained_on=trained_on, leans=self.rows.facts["lean"], margins=self.margins(core)
         )
 
     @torch.no_grad()

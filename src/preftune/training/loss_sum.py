@@ -19,10 +19,10 @@ from preftune.losses.direct import (
 )
 from preftune.losses.tokens import wpo_weight
 from preftune.settings import build, flat
+from preftune.training.facts import Facts
 from preftune.training.objectives import OBJECTIVES, Objective, Options
 from preftune.training.pair_inputs import PairInputs, Side, StepState
 from preftune.training.settings import DirectSettings
-from preftune.types import PreferencePair
 
 CARE_DESK_NLL = 0.2  # docs/training.md says why plain DPO comes with it
 OFFSET_PER_STRENGTH = 0.2
@@ -124,23 +124,23 @@ class LossSum:
         except ValueError as error:
             raise SettingsError(f"loss {self}: {error}") from error
 
-    def check_pairs(self, pairs: Sequence[PreferencePair]) -> None:
+    def check_pairs(self, facts: Facts) -> None:
         """Refuse pairs on which a setting would change nothing, or mean something else.
 
         Raises:
             SettingsError: says which setting and what to use.
         """
-        if self.label == "soft" and all(pair.probability == 1 for pair in pairs):
+        if self.label == "soft" and (facts["probability"] == 1).all():
             raise SettingsError("label soft: no pair has a probability below 1. Use label hard.")
-        if self.label == "offset" and not any(pair.strength for pair in pairs):
+        if self.label == "offset" and not (facts["strength"] > 0).any():
             raise SettingsError("label offset: no pair has a strength above 0. Use label hard.")
         by_turn = [term.name for term in self.terms if term.objective.by_turn]
-        if by_turn and max(map(_turns, pairs), default=1) == 1:
+        if by_turn and facts["turns"].max(initial=1) == 1:
             raise SettingsError(
                 f"loss {by_turn[0]}: every response is one turn, so it is plain DPO. Use sigmoid."
             )
         mixed = [term.name for term in self.terms if term.objective.scope == "sorted step"]
-        if mixed and len({pair.weight for pair in pairs}) > 1:
+        if mixed and len(set(facts["weight"].tolist())) > 1:
             raise SettingsError(
                 f"loss {mixed[0]}: it sorts the step, so pairs cannot have weights of their own. "
                 "Give every pair the same weight."
@@ -281,14 +281,6 @@ def _on_policy(side: Side) -> Tensor:
             "Use weighting none."
         )
     return wpo_weight(logprobs=side.logprobs, log_collision=side.log_collisions, mask=side.own)
-
-
-def _turns(pair: PreferencePair) -> int:
-    """Return the most assistant turns in one of the two responses."""
-    return max(
-        sum(message.role == "assistant" for message in response)
-        for response in (pair.chosen, pair.rejected)
-    )
 
 
 def _made_up(pairs: int) -> PairInputs:

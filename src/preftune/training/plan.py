@@ -8,47 +8,40 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from preftune.datasets import read_demonstrations, read_pairs
 from preftune.engine import determinism
 from preftune.engine.batches import Order
 from preftune.engine.checkpoint import KEEP
-from preftune.engine.core import Core, body_of
-from preftune.engine.layout import stream_length
+from preftune.engine.core import Core
 from preftune.engine.learner import Learner
-from preftune.engine.memory import available_bytes
-from preftune.engine.plan import (
-    FP32,
-    MOMENTS,
-    Parts,
-    Size,
-    Workload,
-    fitting_micro_tokens,
-    size_of,
-)
-from preftune.engine.precision import Masters, resolve
+from preftune.engine.memory import usable_bytes
+from preftune.engine.plan import FP32, MOMENTS, Parts, Workload, fitting_micro_tokens
+from preftune.engine.precision import Masters
 from preftune.engine.scores import score_rows
 from preftune.errors import DataError
 from preftune.models.adapters import adapter_dropout_only, add_lora
 from preftune.models.chat import load_chat
-from preftune.models.heads import RewardModel, new_reward_model
-from preftune.models.load import adapter_base, load_policy, quiet, read_config
+from preftune.models.heads import new_reward_model
+from preftune.models.load import load_policy
 from preftune.models.tokens import TokenSequence
 from preftune.progress import progress
 from preftune.settings import checked
-from preftune.training.listwise_rows import ranked_rows, read_either
+from preftune.training.listwise_rows import RankedRow, longest, ranked_rows, without_start
 from preftune.training.loss_sum import LossSum
 from preftune.training.method_settings import RewardSettings
-from preftune.training.rows import demonstration_rows, model_limit, pair_rows
+from preftune.training.reward_data import read_material
+from preftune.training.rows import DemonstrationRow, PairRow, TokenRows, model_limit
 from preftune.training.settings import DirectSettings, LengthSettings, SftSettings
-from preftune.types import PreferencePair, RankedList
+from preftune.training.tokenise import read_demonstration_rows, read_pair_rows
+from preftune.training.workload import RowSizes, settled, size_and_dtype, workload
 
 Settings = SftSettings | DirectSettings | RewardSettings
 Row = tuple[TokenSequence, ...]
+Rows = TokenRows[PairRow] | TokenRows[DemonstrationRow] | list[RankedRow]
 
 TIMED_TOKENS = 2048  # of one timed pass: more cost the same per token
 TIMED_PASSES = 6
@@ -99,7 +92,8 @@ class Plan:
     precision: str
     memory: Parts
     available_bytes: int
-    micro_tokens: int  # as asked for; 0: the whole step at once
+    micro_tokens: int  # 0: the whole step at once
+    chosen: bool  # micro_tokens is what `auto` gives here and now
     suggested_micro_tokens: int
     disk: DiskPlan
     time: TimePlan | None  # None: it does not fit, so nothing was loaded
@@ -120,24 +114,26 @@ def plan(settings: Settings) -> Plan:
     s = checked(settings)
     has_reference = isinstance(s, DirectSettings) and LossSum.of(s).has_reference
     rows, limit = read_rows(s)
-    fitting = [row for row in map(shortened(s.length, limit), rows) if _longest(row) <= limit]
-    if not fitting:
+    fitting = fitting_rows(rows, s.length, limit)
+    if not len(fitting):
         raise DataError(
             f"{s.data}: all {len(rows)} rows are longer than {limit} tokens. Raise --max-length."
         )
-    order = Order.of(fitting, s.optimizer, seed=s.run.seed)
-    data = data_plan(fitting, order, too_long=len(rows) - len(fitting), limit=limit)
-    work = workload(s, fitting, order)
-    free = available_bytes(torch.device("cpu"))
+    sizes = RowSizes.of(fitting)
+    order = Order.of_lengths(sizes.stream.tolist(), s.optimizer, seed=s.run.seed)
+    data = data_plan(sizes, order, too_long=len(rows) - len(fitting), limit=limit)
+    work, free = workload(s, sizes, order), usable_bytes(torch.device("cpu"))
     suggested = fitting_micro_tokens(work.peak, free, longest_row=work.longest_row)
-    able = min(work.peak(suggested), work.peak(s.engine.micro_tokens)) <= free
+    s, asked = settled(s, sizes, free), s.engine.micro_tokens
+    able = min(work.peak(suggested), work.peak(s.engine.token_limit)) <= free
     speed = Speed.measured(s, fitting, order) if able else None
     return Plan(
         data=data,
         precision="fp32" if work.dtype == torch.float32 else "bf16",
-        memory=work.parts(s.engine.micro_tokens),
+        memory=work.parts(s.engine.token_limit),
         available_bytes=free,
-        micro_tokens=s.engine.micro_tokens,
+        micro_tokens=s.engine.token_limit,
+        chosen=asked == "auto",
         suggested_micro_tokens=suggested,
         disk=disk_plan(work, data, has_reference=has_reference),
         time=speed.of_run(s, data, has_reference=has_reference) if speed else None,
@@ -145,103 +141,53 @@ def plan(settings: Settings) -> Plan:
     )
 
 
-def read_rows(s: Settings) -> tuple[list[Row], int]:
-    """Return the sequences of every row of the run's data, and how long they may be, in tokens."""
-    found: Sequence[Any]
+def read_rows(s: Settings) -> tuple[Rows, int]:
+    """Return every row of the run's data, and how long one may be, in tokens."""
+    chat = load_chat(s.model)
+    limit = s.length.max_length or model_limit(chat)
     if isinstance(s, SftSettings):
-        records = read_demonstrations(s.data)
-        chat = load_chat(s.model)
-        found = demonstration_rows(records, chat, train_on=s.train_on)
-    else:
-        either = isinstance(s, RewardSettings)
-        given = read_either(s.data, PreferencePair, RankedList) if either else read_pairs(s.data)
-        lists = [record for record in given if isinstance(record, RankedList)]
-        pairs = [record for record in given if isinstance(record, PreferencePair)]
-        chat = load_chat(s.model)
-        found = ranked_rows(lists, chat) if lists else pair_rows(pairs, chat)
-    return [row.sequences for row in found], s.length.max_length or model_limit(chat)
+        return read_demonstration_rows(s.data, chat, train_on=s.train_on), limit
+    if isinstance(s, DirectSettings):
+        return read_pair_rows(s.data, chat), limit
+    material = read_material(s.data, chat)
+    return material if isinstance(material, TokenRows) else ranked_rows(material, chat), limit
 
 
-def shortened(settings: LengthSettings, limit: int) -> Callable[[Row], Row]:
-    """Return what cuts the start of a long row's prompt, if the settings say so."""
-
-    def cut(row: Row) -> Row:
-        excess = _longest(row) - limit
-        if settings.on_long != "cut-prompt" or not 0 < excess < len(row[0].prompt_ids):
-            return row
-        return tuple(
-            replace(sequence, prompt_ids=sequence.prompt_ids[excess:], own=sequence.own[excess:])
-            for sequence in row
-        )
-
-    return cut
+def fitting_rows(rows: Rows, settings: LengthSettings, limit: int) -> Rows:
+    """Return the rows that fit, the start of long prompts cut if the settings say so."""
+    cutting = settings.on_long == "cut-prompt"
+    if isinstance(rows, TokenRows):
+        prompts = (rows.arrays.spans[..., 1] - rows.arrays.spans[..., 0]).min(axis=1)
+        excess = np.maximum(rows.lengths.max(axis=1) - limit, 0)
+        cut = np.where(excess < prompts, excess, 0) if cutting else np.zeros_like(excess)
+        return rows.without_start(cut).at(np.flatnonzero(excess == cut))
+    shorter = [_shortened(row, limit) if cutting else row for row in rows]
+    return [row for row in shorter if longest(row) <= limit]
 
 
-def data_plan(rows: Sequence[Row], order: Order, *, too_long: int, limit: int) -> DataPlan:
+def _shortened(row: RankedRow, limit: int) -> RankedRow:
+    excess = longest(row) - limit
+    if not 0 < excess < len(row.sequences[0].prompt_ids):
+        return row
+    cut = tuple(without_start(sequence, excess) for sequence in row.sequences)
+    return replace(row, sequences=cut)
+
+
+def data_plan(sizes: RowSizes, order: Order, *, too_long: int, limit: int) -> DataPlan:
     """Return how much goes through the model."""
     return DataPlan(
-        rows=len(rows),
+        rows=len(sizes.stream),
         too_long=too_long,
         limit_tokens=limit,
-        longest_tokens=max(map(_longest, rows)),
+        longest_tokens=sizes.longest,
         tokens=sum(order.lengths),
-        tokens_apart=sum(len(sequence) for row in rows for sequence in row),
-        own_tokens=sum(sequence.own_length for row in rows for sequence in row),
+        tokens_apart=sizes.apart,
+        own_tokens=sizes.own,
         steps=order.steps,
         largest_step_tokens=max(
             sum(order.lengths[number] for number in numbers) for numbers in order.batches()
         ),
     )
-
-
-def workload(s: Settings, rows: Sequence[Row], order: Order) -> Workload:
-    """Return the run as memory sees it; an encoder shares no prompts."""
-    size, dtype = size_and_dtype(s)
-    apart = read_config(s.model).kind == "encoder"
-    lengths = [len(row) * _longest(row) if apart else stream_length(row) for row in rows]
-    copies = 0
-    if isinstance(s, DirectSettings) and s.lora.lora_rank == 0:
-        copies = (s.probe.probe_every > 0) + (s.moving.ref_every > 0)
-    return Workload(
-        size=size,
-        dtype=dtype,
-        step_tokens=max(sum(lengths[n] for n in numbers) for numbers in order.batches()),
-        longest_row=max(lengths),
-        own_frac=sum(sequence.own_length for row in rows for sequence in row) / sum(lengths),
-        recompute=s.engine.recompute and not isinstance(s, RewardSettings),
-        chunked=s.engine.engine == "fast",
-        copies=copies,
-    )
-
-
-def size_and_dtype(s: Settings) -> tuple[Size, torch.dtype]:
-    """Return the size of the model that trains, and what it will compute in."""
-    model, vocabulary = empty_model(s)
-    dtype = resolve(s.engine.precision, model)
-    model.to(dtype).eval()
-    body = body_of(model.backbone if isinstance(model, RewardModel) else model)
-    return size_of(model, body, vocabulary=vocabulary), dtype
-
-
-def empty_model(s: Settings) -> tuple[Any, int]:
-    """Return the model that trains, without content, and how many tokens its head tells apart."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-    about = read_config(s.model)
-    reward = isinstance(s, RewardSettings)
-    with torch.device("meta"), quiet():
-        config = AutoConfig.from_pretrained(about.base or s.model)
-        model = (AutoModel if reward else AutoModelForCausalLM).from_config(config)
-        if adapter_base(s.model) is not None:
-            from peft import PeftConfig, get_peft_model
-
-            model = get_peft_model(model, PeftConfig.from_pretrained(s.model))
-        if s.lora.lora_rank:
-            model = add_lora(model, s.lora, seed=s.run.seed)
-        if not reward:
-            return model, int(config.get_text_config().vocab_size)
-        head = nn.Linear(int(config.hidden_size), 1, bias=False)
-        return RewardModel(model, head, kind=about.kind), 0
 
 
 def disk_plan(work: Workload, data: DataPlan, *, has_reference: bool) -> DiskPlan:
@@ -264,22 +210,24 @@ class Speed:
     update: float  # seconds of one optimiser step
 
     @classmethod
-    def measured(cls, s: Settings, rows: Sequence[Row], order: Order) -> "Speed":
+    def measured(cls, s: Settings, rows: Rows, order: Order) -> "Speed":
         """Time a few passes over batches of the run, from short rows to long ones."""
         determinism.fix(s.run.threads)
         learner, scores = _learner(s, order)
-        wish = min(s.engine.micro_tokens or TIMED_TOKENS, TIMED_TOKENS)
+        wish = min(s.engine.token_limit or TIMED_TOKENS, TIMED_TOKENS)
         batches = sorted(order.micro_batches(wish), key=lambda b: max(order.lengths[n] for n in b))
         places = [(2 * i + 1) * len(batches) // (2 * TIMED_PASSES) for i in range(TIMED_PASSES)]
         chosen = [batches[place] for place in sorted(set(places))]
-        scores([rows[n] for n in batches[0]]).sum().backward()  # the first pass is never typical
+        scores(
+            [rows[n].sequences for n in batches[0]]
+        ).sum().backward()  # the first pass is never typical
         learner.update(0)
         tokens, forward, both = 0, [], []
         began = time.perf_counter()
         with progress("time a few passes", len(chosen)) as advance:
             for numbers in chosen:
                 start = time.perf_counter()
-                found = scores([rows[n] for n in numbers]).sum()
+                found = scores([rows[n].sequences for n in numbers]).sum()
                 middle = time.perf_counter()
                 found.backward()
                 length = sum(order.lengths[n] for n in numbers)
@@ -320,11 +268,11 @@ def advice(s: Settings, data: DataPlan, work: Workload, free: int, suggested: in
             f"{data.too_long} rows are longer than {data.limit_tokens} tokens and would stop the "
             "run. Raise --max-length, or use --on-long drop or cut-prompt."
         )
-    if work.peak(s.engine.micro_tokens) <= free:
+    if work.peak(s.engine.token_limit) <= free:
         return
-    if work.peak(suggested) < work.peak(s.engine.micro_tokens):
+    if work.peak(suggested) < work.peak(s.engine.token_limit):
         yield f"--micro-tokens {suggested}: {_gigabytes(work.peak(suggested))}"
-    tokens = min(suggested, s.engine.micro_tokens or suggested)
+    tokens = min(suggested, s.engine.token_limit or suggested)
     again = replace(work, recompute=True)
     if not work.recompute and not isinstance(s, RewardSettings):
         yield f"--recompute --micro-tokens {tokens}: {_gigabytes(again.peak(tokens))}"
@@ -346,7 +294,7 @@ def _learner(s: Settings, order: Order) -> tuple[Learner, Callable[[Sequence[Row
         learner = Learner.of(Masters(scorer, s.engine.precision), order, s.optimizer)
         scorer.train()
         return learner, lambda rows: score_rows(scorer, rows)
-    policy = load_policy(s.model)
+    policy = load_policy(s.model, bits=s.lora.base_bits)
     policy = add_lora(policy, s.lora, seed=seed) if adapted else policy
     learner = Learner.of(Masters(policy, s.engine.precision), order, s.optimizer)
     core = Core.of(policy, s.engine)
@@ -355,10 +303,6 @@ def _learner(s: Settings, order: Order) -> tuple[Learner, Callable[[Sequence[Row
     else:
         policy.train()
     return learner, lambda rows: core.token_logprobs(rows).sums()
-
-
-def _longest(row: Row) -> int:
-    return max(len(sequence) for sequence in row)
 
 
 def _gigabytes(count: int) -> str:

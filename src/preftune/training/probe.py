@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -34,7 +34,7 @@ class Probe:
         cls,
         policy: Any,
         chat: Chat,
-        prompts: Sequence[Prompt],
+        prompts: Iterable[Prompt],
         settings: ProbeSettings,
         *,
         seed: int,
@@ -59,11 +59,8 @@ class Probe:
                 reference_length=1.0,
                 seed=seed,
             )
-        distinct = {prompt.id: prompt for prompt in prompts}
-        order = sorted(
-            distinct, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
-        )
-        chosen = tuple(chat.prompt_ids(distinct[name]) for name in order[: settings.probe_prompts])
+        drawn = draw(prompts, settings.probe_prompts, seed=seed)
+        chosen = tuple(chat.prompt_ids(prompt) for prompt in drawn)
         reference = copy.deepcopy(policy).eval().requires_grad_(False) if keep_reference else None
         lengths = [len(ids) for ids in _replies(policy, chat, chosen, settings, seed=seed)]
         return cls(
@@ -105,6 +102,16 @@ class Probe:
             "length_tokens": length,
             "length_ratio": length / self.reference_length,
         }
+
+
+def draw(prompts: Iterable[Prompt], count: int, *, seed: int) -> list[Prompt]:
+    """Return distinct prompts chosen by the seed, whatever their order; few are held at a time."""
+    best: dict[bytes, Prompt] = {}
+    for prompt in prompts:
+        best[hashlib.sha256(f"{seed}/{prompt.id}".encode()).digest()] = prompt
+        if len(best) > 2 * count:
+            best = {place: best[place] for place in sorted(best)[:count]}
+    return [best[place] for place in sorted(best)[:count]]
 
 
 def _replies(

@@ -6,13 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from preftune.datasets import dataset_hash
 from preftune.engine.batches import Order, chunks
 from preftune.engine.layout import HasSequences, micro_batches, stream_length
 from preftune.engine.learner import Learner
 from preftune.engine.precision import Masters
 from preftune.engine.scores import prepare, score_rows
-from preftune.errors import DataError, SettingsError
 from preftune.losses.listwise import all_pairs_loss, best_of_k_loss, plackett_luce_loss
 from preftune.losses.pairwise import (
     bradley_terry_loss,
@@ -25,28 +23,27 @@ from preftune.models.chat import Chat, load_chat
 from preftune.models.fingerprint import model_fingerprint
 from preftune.models.heads import RewardModel, TieParameter, new_reward_model, save_reward_model
 from preftune.settings import checked
-from preftune.training.listwise_rows import (
-    Comparisons,
-    Lists,
-    RankedRow,
-    in_lists,
-    one_pair_each,
-    ranked_rows,
-    read_either,
-    read_held_out,
-    rows_that_fit,
-)
+from preftune.training.facts import Leans
+from preftune.training.listwise_rows import Comparisons, Lists, RankedRow, in_lists, read_held_out
 from preftune.training.method_settings import RewardSettings
-from preftune.training.rows import PairRow, pair_rows
+from preftune.training.reward_data import (
+    PER_LIST,
+    Material,
+    PreferenceRow,
+    check_data,
+    leans_of,
+    material_hash,
+    preference_rows,
+    read_material,
+    tie_share,
+)
+from preftune.training.rows import PairRow, TokenRows, stream_lengths
 from preftune.training.run import Run
-from preftune.types import PreferencePair, RankedList
+from preftune.training.tokenise import pair_rows
+from preftune.types import PreferencePair
 
 SCORE_BATCH = 64  # rows scored in one forward
 NORMALISE_ON = 512  # training rows that mean and standard deviation are taken over
-WITH_TIES = ("davidson", "rao-kupper")
-PER_LIST = ("plackett-luce", "all-pairs", "best-of-k")
-
-PreferenceRow = PairRow | RankedRow
 
 
 def train(settings: RewardSettings) -> Path:
@@ -59,18 +56,19 @@ def train(settings: RewardSettings) -> Path:
         PreftuneError: bad settings, rows or model, or a run folder that holds another run.
     """
     s = checked(settings)
-    records = read_either(s.data, PreferencePair, RankedList)
-    held_out = read_held_out(s.held_out)
-    check_data(records, s)
     chat = load_chat(s.model)
+    material = read_material(s.data, chat)
+    held_out = read_held_out(s.held_out)
+    check_data(material, s)
     model = new_reward_model(s.model, seed=s.run.seed, lora=s.lora)
-    inputs = {"data": dataset_hash(records), "model": model_fingerprint(model, chat)}
+    inputs = {"data": material_hash(material), "model": model_fingerprint(model, chat)}
     with Run.open(s, method="reward", inputs=inputs) as run:
         if run.finished:
             return run.final
-        rows = preference_rows(run, records, chat, s)
-        order = Order.of((row.sequences for row in rows), s.optimizer, seed=s.run.seed)
-        ties = tie_parameter(records, s)
+        rows = preference_rows(run, material, chat, s)
+        s = run.settled(s, rows)
+        order = Order.of_lengths(stream_lengths(rows), s.optimizer, seed=s.run.seed)
+        ties = tie_parameter(material, s)
         masters = Masters(nn.ModuleList([model, ties]) if ties else model, s.engine.precision)
         learner = Learner.of(masters, order, s.optimizer)
         prepare(model, s.engine)
@@ -82,7 +80,8 @@ def train(settings: RewardSettings) -> Path:
         model.eval()
         model.set_normalisation(*mean_and_std(model, rows[:NORMALISE_ON]))
         if held_out:
-            report_held_out(run, model, chat, s, records=records, held_out=held_out)
+            leans = leans_of(material)
+            report_held_out(run, model, chat, s, trained_on=leans, held_out=held_out)
         about = {"objective": s.objective} | ({ties.name: ties().item()} if ties else {})
         return run.publish(lambda folder: save_reward_model(model, chat, folder, about=about))
 
@@ -103,7 +102,7 @@ def backward(
     total = sum(weight_of(row, s) for row in batch)
     sums = torch.zeros(5)
     lengths = [stream_length(row.sequences) for row in batch]
-    for part in micro_batches(lengths, s.engine.micro_tokens):
+    for part in micro_batches(lengths, s.engine.token_limit):
         rows = [batch[i] for i in part]
         lists = in_lists(rewards_of(model, rows), [ranks_of(row) for row in rows])
         loss = summed_loss(lists, rows, s, ties=ties) / total
@@ -198,125 +197,15 @@ def weight_of(row: PreferenceRow, s: RewardSettings) -> float:
     return row.weight * (responses * (responses - 1) // 2)
 
 
-def tie_parameter(
-    records: Sequence[PreferencePair] | Sequence[RankedList], s: RewardSettings
-) -> TieParameter | None:
+def tie_parameter(material: Material, s: RewardSettings) -> TieParameter | None:
     """Return the learnt tie parameter, at the share of ties in the lists; None without one."""
-    lists = [record.ranks for record in records if isinstance(record, RankedList)]
+    if isinstance(material, TokenRows):
+        return None
     match s.objective:
         case "davidson" | "rao-kupper" as model:
-            return TieParameter(model, tie_share=tie_share(lists))
+            return TieParameter(model, tie_share=tie_share([record.ranks for record in material]))
         case _:
             return None
-
-
-def tie_share(ranks: Sequence[tuple[int, ...]]) -> float:
-    """Return which share of the comparisons in these lists is tied."""
-    tied = sum(places.count(place) - 1 for places in ranks for place in places) / 2
-    return tied / sum(len(places) * (len(places) - 1) / 2 for places in ranks)
-
-
-def check_data(records: Sequence[PreferencePair] | Sequence[RankedList], s: RewardSettings) -> None:
-    """Refuse what the objective has no place for, and options that would change nothing.
-
-    Raises:
-        DataError: ties, or lists without an order, that the objective cannot use.
-        SettingsError: an objective or option that the records give no cause for.
-    """
-    lists = [record for record in records if isinstance(record, RankedList)]
-    pairs = [record for record in records if isinstance(record, PreferencePair)]
-    if lists:
-        _check_lists(lists, s)
-    elif s.objective != "bradley-terry":
-        raise SettingsError(
-            f"objective {s.objective} needs ranked lists and {s.data} holds pairs. "
-            "Use bradley-terry, or give ranked lists; two equal ranks are a tie."
-        )
-    elif s.ties == "half":
-        raise SettingsError(f"ties half changes nothing: {s.data} holds pairs. Leave it out.")
-    if s.label == "soft" and all(pair.probability == 1.0 for pair in pairs):
-        raise SettingsError(
-            f"label soft changes nothing: no pair of {s.data} has a probability below 1. "
-            "Use label hard."
-        )
-    if s.label == "margin" and not any(pair.strength for pair in pairs):
-        raise SettingsError(
-            f"label margin changes nothing: no pair of {s.data} has a strength above 0. "
-            "Use label hard."
-        )
-
-
-def _check_lists(lists: Sequence[RankedList], s: RewardSettings) -> None:
-    if s.label != "hard":
-        raise SettingsError(
-            f"label {s.label} needs pairs: {s.data} holds ranked lists. Use label hard."
-        )
-    share = tie_share([record.ranks for record in lists])
-    if share and s.objective == "bradley-terry" and s.ties == "refuse":
-        tied = [record for record in lists if len(set(record.ranks)) < len(record.ranks)]
-        raise DataError(
-            f"{s.data}: {len(tied)} of {len(lists)} lists hold ties, the first is {tied[0].id}. "
-            "Use --objective davidson, which learns from them, or --ties half."
-        )
-    if not share and (s.objective in WITH_TIES or s.ties == "half"):
-        option = f"objective {s.objective}" if s.objective in WITH_TIES else "ties half"
-        raise SettingsError(
-            f"{option} changes nothing: {s.data} holds no ties. Use objective bradley-terry alone."
-        )
-    if share == 1.0:
-        raise DataError(f"{s.data}: every comparison is a tie. Give lists with an order.")
-    if s.objective in PER_LIST:
-        _refuse_without_order(lists, s)
-
-
-def _refuse_without_order(lists: Sequence[RankedList], s: RewardSettings) -> None:
-    """Refuse lists that put nothing above anything, or no one response above all others."""
-    if s.objective == "best-of-k":
-        unusable = [record for record in lists if record.ranks.count(record.ranks[0]) > 1]
-        what = "have no single best response"
-    else:
-        unusable = [record for record in lists if len(set(record.ranks)) == 1]
-        what = "put no response above another"
-    if unusable:
-        raise DataError(
-            f"{s.data}: {len(unusable)} of {len(lists)} lists {what}, the first is "
-            f"{unusable[0].id}. Leave them out, or use --objective davidson."
-        )
-
-
-def preference_rows(
-    run: Run,
-    records: Sequence[PreferencePair] | Sequence[RankedList],
-    chat: Chat,
-    s: RewardSettings,
-) -> Sequence[PreferenceRow]:
-    """Return the token rows of pairs or ranked lists that fit and that end as they must."""
-    pairs = [record for record in records if isinstance(record, PreferencePair)]
-    lists = [record for record in records if isinstance(record, RankedList)]
-    if pairs:
-        rows: Sequence[PreferenceRow] = run.rows_that_fit(
-            pair_rows(pairs, chat), pairs, s.length, chat
-        )
-    else:
-        rows = rows_that_fit(run, ranked_rows(lists, chat), lists, s.length, chat)
-    check_ends(rows, chat)
-    return rows
-
-
-def check_ends(rows: Sequence[PreferenceRow], chat: Chat) -> None:
-    """Refuse a response whose last own token, where it is scored, doesn't end a turn.
-
-    Raises:
-        DataError: names the row.
-    """
-    for row in rows:
-        for sequence in row.sequences:
-            last = next((i for i in reversed(range(len(sequence))) if sequence.own[i]), None)
-            if last is None or sequence.ids[last] not in chat.end_ids:
-                raise DataError(
-                    f"row {row.number + 1}: a response doesn't end with an end of turn, where it "
-                    "is scored. Remove it, or give a chat template that ends turns."
-                )
 
 
 def report_held_out(
@@ -325,15 +214,15 @@ def report_held_out(
     chat: Chat,
     s: RewardSettings,
     *,
-    records: Sequence[PreferencePair] | Sequence[RankedList],
+    trained_on: Leans,
     held_out: Sequence[PreferencePair],
 ) -> None:
     """Write how often the model scores the better response higher; one pair per ranked list."""
-    rows = run.rows_that_fit(pair_rows(held_out, chat), held_out, s.length, chat, name="held_out")
+    rows = run.rows_that_fit(pair_rows(held_out, chat), s.length, chat, name="held_out")
     scores = scores_of(model, rows).reshape(-1, 2)
     run.report_held_out(
-        trained_on=one_pair_each(records),
-        pairs=[held_out[row.number] for row in rows],
+        trained_on=trained_on,
+        leans=rows.facts["lean"],
         margins=(scores[:, 0] - scores[:, 1]).tolist(),
     )
 

@@ -10,19 +10,17 @@ final/            the model, published whole, with a manifest of hashes
 """
 
 import fcntl
-import hashlib
 import math
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 import msgspec
+import torch
 from torch import nn
 
 from preftune.cache import cache_folder, forget_oldest
@@ -34,12 +32,19 @@ from preftune.engine.checkpoint import (
     write_manifest,
 )
 from preftune.engine.core import Core
+from preftune.engine.installation import Key, installation_key
 from preftune.engine.layout import HasSequences
 from preftune.engine.learner import Learner
-from preftune.engine.memory import keep_pages
-from preftune.engine.reference import Reference, cache_key, cached, reference_logprobs
-from preftune.engine.settings import EngineSettings
-from preftune.errors import CheckpointError, HealthError, SettingsError
+from preftune.engine.memory import keep_pages, usable_bytes
+from preftune.engine.reference import (
+    Reference,
+    cache_key,
+    cached,
+    digest_of,
+    reference_logprobs,
+)
+from preftune.engine.settings import MOST_TOKENS, EngineSettings
+from preftune.errors import CheckpointError, HealthError, PreftuneError
 from preftune.files import (
     append_jsonl,
     atomic_folder,
@@ -54,16 +59,19 @@ from preftune.files import (
 from preftune.models.chat import Chat
 from preftune.progress import progress
 from preftune.settings import build, flat, read_yaml, write_yaml
+from preftune.training.facts import Leans
 from preftune.training.health import Health, probe_warnings
 from preftune.training.held_out import FILE, held_out_report
 from preftune.training.plots import plot_run
 from preftune.training.probe import Probe
 from preftune.training.rows import Row, TokenRows, fit_length, model_limit
+from preftune.training.same_run import decisive, hash_of, refuse_other
 from preftune.training.settings import LengthSettings, RunSettings
-from preftune.types import Demonstration, PreferencePair
+from preftune.training.signals import stop_signals
+from preftune.training.workload import RowSizes, S, settled
 
 REFERENCE_CACHE_BYTES = 5 << 30
-MAY_CHANGE = {"out", "save_every", "threads"}  # on resume; everything else changes the result
+UNCOUNTABLE = (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError)
 LOGS = ("metrics.jsonl", "timing.jsonl", "warnings.jsonl", "probes.jsonl")
 
 
@@ -79,6 +87,7 @@ class Run:
     settings: RunSettings
     inputs: Mapping[str, str]
     lock: IO[bytes]
+    key: Key = field(default_factory=installation_key)
     health: Health = field(default_factory=Health)
     stop_reason: str = ""
 
@@ -141,7 +150,7 @@ class Run:
         if self._ended():
             return
         steps = learner.order.steps
-        with progress(self.folder.name, steps, done=done) as advance, _signals() as asked:
+        with progress(self.folder.name, steps, done=done) as advance, stop_signals() as asked:
             for step, rows in enumerate(learner.order.batches(start=done), start=done):
                 determinism.seed_step(self.settings.seed, step)
                 began = time.perf_counter()
@@ -177,7 +186,6 @@ class Run:
     def rows_that_fit(
         self,
         rows: TokenRows[Row],
-        records: Sequence[Demonstration] | Sequence[PreferencePair],
         settings: LengthSettings,
         chat: Chat,
         *,
@@ -188,13 +196,37 @@ class Run:
             self.warn(note)
         dropped = self.folder / f"dropped_{name}.jsonl"
         fitting = fit_length(
-            rows, records, settings=settings, model_limit=model_limit(chat), dropped=dropped
+            rows, settings=settings, model_limit=model_limit(chat), dropped=dropped
         )
         if len(fitting) < len(rows):
             self.warn(
                 f"{len(rows) - len(fitting)} of {len(rows)} rows were too long: see {dropped}"
             )
         return fitting
+
+    def settled(self, settings: S, rows: Sequence[HasSequences]) -> S:
+        """Return the settings with a number in place of `micro_tokens: auto`.
+
+        It is chosen when the run begins, by the memory that is free then, and stands in `run.json`
+        for the time when it goes on.
+        """
+        record = read_json(self.folder / "run.json")
+        if settings.engine.micro_tokens != "auto" or not len(rows):
+            return settings
+        if "micro_tokens" in record:
+            engine = replace(settings.engine, micro_tokens=record["micro_tokens"])
+            return replace(settings, engine=engine)
+        try:
+            chosen = settled(settings, RowSizes.of(rows), usable_bytes(torch.device("cpu")))
+        except PreftuneError:
+            raise
+        except UNCOUNTABLE as error:
+            chosen = replace(settings, engine=replace(settings.engine, micro_tokens=MOST_TOKENS))
+            what = " ".join(str(error).split())[:120]
+            self.warn(f"micro_tokens: {MOST_TOKENS}; this model's memory cannot be counted: {what}")
+        record["micro_tokens"] = chosen.engine.micro_tokens
+        write_json(self.folder / "run.json", record)
+        return chosen
 
     def core(self, model: Any, settings: EngineSettings) -> Core:
         """Return the core that computes log-probs; if prompts are not shared, it says why."""
@@ -220,9 +252,10 @@ class Run:
             how: whatever else the last bit depends on: order, batch size, precision.
             name: of the folder in the run's own, when there is no cache.
         """
+        tokens = rows.digest() if isinstance(rows, TokenRows) else digest_of(rows)
         dtype = str(next(core.model.parameters()).dtype)
         environment = "/".join(map(str, determinism.environment().values()))
-        key = cache_key(rows, *self.inputs.values(), dtype, environment, how)
+        key = cache_key(tokens, *self.inputs.values(), dtype, environment, how)
         folder = cache_folder("reference")
         place = folder / key if folder else self.folder / f"reference_{name}"
         reference = cached(place, key, lambda: reference_logprobs(core, rows, batches))
@@ -245,12 +278,12 @@ class Run:
     def report_held_out(
         self,
         *,
-        trained_on: Sequence[PreferencePair],
-        pairs: Sequence[PreferencePair],
+        trained_on: Leans,
+        leans: Leans,
         margins: Sequence[float],
     ) -> None:
         """Write `held_out.json`: pair accuracy with interval, beside the length-only one."""
-        report = held_out_report(trained_on=trained_on, pairs=pairs, margins=margins)
+        report = held_out_report(trained_on=trained_on, leans=leans, margins=margins)
         write_json(self.folder / FILE, report)
 
     def warn(self, message: str, *, step: int | None = None) -> None:
@@ -285,16 +318,17 @@ class Run:
             write_json(record, {**description, "environment": now})
             return
         before = read_json(record)
-        _same(
+        refuse_other(
             f"{self.folder}",
             before["inputs"] | {"method": before["method"]},
             {**self.inputs, "method": method},
         )
         old = flat(build(type(settings), read_yaml(self.folder / "settings.yaml")))
         new = flat(settings)
-        _same(
+        refuse_other(
             f"{self.folder}",
-            *({k: v for k, v in s.items() if k not in MAY_CHANGE} for s in (old, new)),
+            decisive(old),
+            decisive(new),
         )
         changed = [name for name, value in now.items() if before["environment"].get(name) != value]
         if changed:
@@ -303,12 +337,15 @@ class Run:
     def _origin(self) -> dict[str, str]:
         """Return hashes of all that decides the result; they stand in every manifest."""
         kept = read_yaml(self.folder / "settings.yaml")
-        decisive = {name: value for name, value in kept.items() if name not in MAY_CHANGE}
-        packed = msgspec.json.encode(decisive, order="sorted")
-        return {**self.inputs, "settings": hashlib.sha256(packed).hexdigest()}
+        return {**self.inputs, "settings": hash_of(decisive(kept))}
 
     def _restore(self, learner: Learner) -> int:
-        checkpoint, notes = newest_checkpoint(self.folder / "checkpoints", origin=self._origin())
+        checkpoint, notes = newest_checkpoint(
+            self.folder / "checkpoints",
+            origin=self._origin(),
+            key=self.key,
+            trust_foreign=self.settings.trust_foreign,
+        )
         for note in notes:
             self.warn(note)
         done = 0
@@ -333,19 +370,7 @@ class Run:
             tensors=learner.tensors(),
             state={"stop_reason": self.stop_reason},
             origin=self._origin(),
-        )
-
-
-def _same(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [
-        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
-        for name in now
-        if before.get(name) != now.get(name)
-    ]
-    if changed:
-        raise SettingsError(
-            f"{where}: holds another run: {'; '.join(changed)}. "
-            "Use a new --out, or the old settings."
+            key=self.key,
         )
 
 
@@ -369,24 +394,3 @@ def _cut(path: Path, done: int) -> None:
     if path.exists():
         rows = [r for r in read_rows(path) if r["step"] is None or r["step"] < done]
         write_atomic(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Yield whether SIGINT or SIGTERM came; put the old handlers back at the end."""
-    came: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    try:
-        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller's own signals are its own business
-        before = {}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,6 +19,9 @@ class RunSettings:
     seed: Annotated[int, Meta(ge=0, description="Seed of order, dropout and new weights.")] = 0
     save_every: Annotated[int, Meta(ge=1, description="Steps between checkpoints.")] = 100
     threads: Annotated[int, Meta(ge=0, description="CPU threads; 0 leaves torch's choice.")] = 0
+    trust_foreign: Annotated[
+        bool, Meta(description="Go on from a checkpoint that another installation wrote.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from preftune.datasets import dataset_hash, read_demonstrations
 from preftune.engine.batches import Order
 from preftune.engine.core import Core
 from preftune.engine.layout import micro_batches, stream_length
@@ -14,9 +13,10 @@ from preftune.models.chat import load_chat
 from preftune.models.fingerprint import model_fingerprint
 from preftune.models.load import load_policy, save_policy
 from preftune.settings import checked
-from preftune.training.rows import DemonstrationRow, demonstration_rows
+from preftune.training.rows import DemonstrationRow, stream_lengths
 from preftune.training.run import Run
 from preftune.training.settings import SftSettings
+from preftune.training.tokenise import read_demonstration_rows
 
 
 def train(settings: SftSettings) -> Path:
@@ -26,22 +26,23 @@ def train(settings: SftSettings) -> Path:
         PreftuneError: bad settings, rows or model, or a run folder that holds another run.
     """
     s = checked(settings)
-    records = read_demonstrations(s.data)
-    chat, policy = load_chat(s.model), load_policy(s.model)
-    inputs = {"data": dataset_hash(records), "model": model_fingerprint(policy, chat)}
+    chat = load_chat(s.model)
+    encoded = read_demonstration_rows(s.data, chat, train_on=s.train_on)
+    policy = load_policy(s.model, bits=s.lora.base_bits)
+    inputs = {"data": encoded.data_hash, "model": model_fingerprint(policy, chat)}
     with Run.open(s, method="sft", inputs=inputs) as run:
         if run.finished:
             return run.final
-        encoded = demonstration_rows(records, chat, train_on=s.train_on)
-        rows = run.rows_that_fit(encoded, records, s.length, chat)
+        rows = run.rows_that_fit(encoded, s.length, chat)
+        s = run.settled(s, rows)
         policy = add_lora(policy, s.lora, seed=s.run.seed) if s.lora.lora_rank else policy
-        order = Order.of((row.sequences for row in rows), s.optimizer, seed=s.run.seed)
+        order = Order.of_lengths(stream_lengths(rows), s.optimizer, seed=s.run.seed)
         learner = Learner.of(Masters(policy, s.engine.precision), order, s.optimizer)
         core = run.core(policy, s.engine)
         policy.train()
         for step, numbers in run.steps(learner):
             batch = [rows[number] for number in numbers]
-            metrics = backward(core, batch, micro_tokens=s.engine.micro_tokens)
+            metrics = backward(core, batch, micro_tokens=s.engine.token_limit)
             run.update(learner, step=step, metrics=metrics)
         whole = learner.masters.finish()
         return run.publish(lambda folder: save_policy(whole, chat, folder))

@@ -3,21 +3,23 @@
     ids.i32     every id, prompt after response; a prompt that responses share lies there once
     own.u8      1 where the token is the model's own
     spans.i64   per response: start and end of its prompt, start and end of the response
-    header.json key, sizes and SHA-256 of the three
+    facts.bin   per row: what its raters said of it (`facts.FACTS`)
+    header.json key, what the rows say as a whole, sizes and SHA-256 of the four, its own SHA-256
 
 An entry is written whole or not at all and is read only when every byte of it is right, so two
 processes may make the same one at the same time. `PREFTUNE_CACHE` moves the cache or switches it
 off (`preftune.cache`); what was used longest ago goes first when it holds more than 5 GB.
 """
 
+import hashlib
 import io
 import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,13 +29,26 @@ import numpy as np
 from preftune.cache import cache_folder, forget_oldest
 from preftune.files import atomic_folder, read_json, sha256_of, write_json
 from preftune.models.tokens import TokenSequence
+from preftune.training.facts import FACTS, Facts, Said
 
 LIMIT_BYTES = 5 << 30
-FILES = {"ids.i32": np.int32, "own.u8": np.bool_, "spans.i64": np.int64}
+FILES: dict[str, np.dtype[Any]] = {
+    "ids.i32": np.dtype(np.int32),
+    "own.u8": np.dtype(np.bool_),
+    "spans.i64": np.dtype(np.int64),
+    "facts.bin": FACTS,
+}
 HEADER = "header.json"
 
-Rows = Iterable[tuple[TokenSequence, ...]]
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What the rows of an entry say as a whole."""
+
+    data_hash: str = ""  # of their records
+    notes: tuple[str, ...] = ()  # what a user should know of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +58,8 @@ class TokenArrays:
     ids: Array  # int32 `[tokens]`
     own: Array  # bool `[tokens]`
     spans: Array  # int64 `[N K 4]`: prompt from, prompt to, response from, response to
+    facts: Facts  # `[N]`
+    about: About = field(default_factory=About)
 
     def sequences(self, row: int) -> tuple[TokenSequence, ...]:
         """Return the sequences of one row."""
@@ -57,46 +74,91 @@ class TokenArrays:
         )
 
 
-def in_memory(rows: Rows) -> TokenArrays:
+class Writer:
+    """Takes rows one by one and holds none of them."""
+
+    def __init__(self, ids: IO[bytes], own: IO[bytes], spans: IO[bytes], facts: IO[bytes]) -> None:
+        self._ids, self._own, self._spans, self._facts = ids, own, spans, facts
+        self._end = 0
+        self.responses = 1  # of each row
+
+    def add(self, row: Sequence[TokenSequence], said: Said) -> None:
+        """Write one row; a prompt that follows itself is written once."""
+        before: tuple[tuple[int, ...], tuple[bool, ...]] | None = None
+        asked = (self._end, self._end)
+        self.responses = len(row)
+        for sequence in row:
+            length = len(sequence.prompt_ids)
+            prompt = (sequence.prompt_ids, sequence.own[:length])
+            if prompt != before:
+                asked, before = self._put(*prompt), prompt
+            answered = self._put(sequence.response_ids, sequence.own[length:])
+            self._spans.write(array("q", (*asked, *answered)))
+        own = sum(sequence.own_length for sequence in row)
+        self._facts.write(np.array((*said, own), dtype=FACTS).tobytes())
+
+    def _put(self, ids: tuple[int, ...], own: tuple[bool, ...]) -> tuple[int, int]:
+        """Write tokens; return where they begin and end."""
+        self._ids.write(array("i", ids))
+        self._own.write(bytes(own))
+        start, self._end = self._end, self._end + len(ids)
+        return start, self._end
+
+
+Make = Callable[[Writer], About]
+
+
+def in_memory(make: Make) -> TokenArrays:
     """Return the arrays of a small data set, without a file."""
     files = [io.BytesIO() for _ in FILES]
-    responses = _write(rows, *files)
+    writer = Writer(*files)
+    about = make(writer)
     arrays: list[Array] = [
         np.frombuffer(file.getvalue(), dtype=kind)
         for file, kind in zip(files, FILES.values(), strict=True)
     ]
-    return _arranged(arrays, responses)
+    return _arranged(arrays, writer.responses, about)
 
 
-def kept(key: str | None, rows: Callable[[], Rows]) -> tuple[TokenArrays, str]:
-    """Return the arrays of a data set, from the cache when it holds them, and what went wrong.
+def found(key: str | None) -> tuple[TokenArrays | None, str]:
+    """Return the arrays that lie in the cache, and what is wrong with them if they do no more.
+
+    Args:
+        key: a hash of all that the tokens depend on; None finds nothing.
+    """
+    folder = cache_folder("tokens")
+    if folder is None or key is None or not (folder / key).exists():
+        return None, ""
+    entry = folder / key
+    arrays = _read(entry, key)
+    if arrays is None:
+        shutil.rmtree(entry, ignore_errors=True)
+        return None, f"{entry}: was damaged, tokenised again"
+    with suppress(OSError):  # a cache that can only be read is of use all the same
+        os.utime(entry)
+    return arrays, ""
+
+
+def keep(key: str | None, make: Make) -> tuple[TokenArrays, str]:
+    """Return the arrays of a data set, in the cache from now on, and what went wrong there.
 
     Args:
         key: a hash of all that the tokens depend on; None keeps nothing.
-        rows: makes the rows, called when the cache doesn't hold them.
+        make: writes all rows; called again when the cache cannot be written.
     """
     folder = cache_folder("tokens")
     if folder is None or key is None:
-        return _unkept(rows()), ""
-    entry, note = folder / key, ""
-    if entry.exists():
-        found = _read(entry, key)
-        if found is not None:
-            with suppress(OSError):  # a cache that can only be read is of use all the same
-                os.utime(entry)
-            return found, ""
-        note = f"{entry}: was damaged, tokenised again"
-        shutil.rmtree(entry, ignore_errors=True)
-    made: TokenArrays | None = None
+        return _unkept(make), ""
+    made, note = None, ""
     try:
         with atomic_folder(folder / f"{key}-{os.getpid()}") as writing:
-            made = _make(writing, rows(), key)
-        _take_name(folder / f"{key}-{os.getpid()}", entry)
+            made = _make(writing, make, key)
+        _take_name(folder / f"{key}-{os.getpid()}", folder / key)
     except OSError as error:
         note = f"{folder}: tokens are not kept: {error.strerror}. Set PREFTUNE_CACHE."
     with suppress(OSError):  # another process may be deleting the same entries
         forget_oldest(folder, limit_bytes=LIMIT_BYTES)
-    return (_unkept(rows()) if made is None else made), note
+    return (_unkept(make) if made is None else made), note
 
 
 def _take_name(made: Path, entry: Path) -> None:
@@ -109,67 +171,55 @@ def _take_name(made: Path, entry: Path) -> None:
         shutil.rmtree(made)
 
 
-def _unkept(rows: Rows) -> TokenArrays:
+def _unkept(make: Make) -> TokenArrays:
     """Map the arrays from files whose names are gone when this returns."""
     with tempfile.TemporaryDirectory(prefix="preftune-tokens-") as name:
-        return _make(Path(name), rows, key="")
+        return _make(Path(name), make, key="")
 
 
-def _make(folder: Path, rows: Rows, key: str) -> TokenArrays:
-    paths = [folder / name for name in FILES]
-    with paths[0].open("wb") as ids, paths[1].open("wb") as own, paths[2].open("wb") as spans:
-        responses = _write(rows, ids, own, spans)
+def _make(folder: Path, make: Make, key: str) -> TokenArrays:
+    ids, own, spans, facts = (folder / name for name in FILES)
+    with ids.open("wb") as i, own.open("wb") as o, spans.open("wb") as s, facts.open("wb") as f:
+        writer = Writer(i, o, s, f)
+        about = make(writer)
     if key:
+        paths = (ids, own, spans, facts)
         sizes = {path.name: path.stat().st_size for path in paths}
         hashes = {path.name: sha256_of(path) for path in paths}
-        header = {"key": key, "responses": responses, "bytes": sizes, "sha256": hashes}
-        write_json(folder / HEADER, header)
-    return _mapped(folder, responses)
+        header = {"key": key, "responses": writer.responses, "about": about}
+        header |= {"bytes": sizes, "sha256": hashes}
+        write_json(folder / HEADER, header | {"seal": _seal(header)})
+    return _mapped(folder, writer.responses, about)
 
 
 def _read(entry: Path, key: str) -> TokenArrays | None:
     try:
         header = read_json(entry / HEADER)
-        whole = header["key"] == key and all(
+        whole = header.pop("seal") == _seal(header) and header["key"] == key
+        whole = whole and all(
             (entry / name).stat().st_size == header["bytes"][name]
             and sha256_of(entry / name) == header["sha256"][name]
             for name in FILES
         )
-        return _mapped(entry, header["responses"]) if whole else None
+        about = msgspec.convert(header["about"], About)
+        return _mapped(entry, header["responses"], about) if whole else None
     except (OSError, ValueError, LookupError, TypeError, msgspec.MsgspecError):
         return None
 
 
-def _mapped(folder: Path, responses: int) -> TokenArrays:
-    arrays = [
+def _seal(header: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(header, order="sorted")).hexdigest()
+
+
+def _mapped(folder: Path, responses: int, about: About) -> TokenArrays:
+    arrays: list[Array] = [
         np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.zeros(0, dtype=kind)
         for path, kind in ((folder / name, kind) for name, kind in FILES.items())
     ]
-    return _arranged(arrays, responses)
+    return _arranged(arrays, responses, about)
 
 
-def _arranged(arrays: list[Array], responses: int) -> TokenArrays:
-    ids, own, spans = arrays
-    return TokenArrays(ids=ids, own=own, spans=spans.reshape(-1, responses, 4))
-
-
-def _write(rows: Rows, ids: IO[bytes], own: IO[bytes], spans: IO[bytes]) -> int:
-    """Write the rows one by one; return how many responses each has, 1 when there are none."""
-    end, responses = 0, 1
-    for row in rows:
-        before: tuple[tuple[int, ...], tuple[bool, ...]] | None = None
-        responses = len(row)
-        for sequence in row:
-            length = len(sequence.prompt_ids)
-            prompt = (sequence.prompt_ids, sequence.own[:length])
-            if prompt != before:
-                ids.write(array("i", sequence.prompt_ids))
-                own.write(bytes(prompt[1]))
-                start, end, before = end, end + length, prompt
-                asked = (start, end)
-            ids.write(array("i", sequence.response_ids))
-            own.write(bytes(sequence.own[length:]))
-            answered = (end, end + len(sequence.response_ids))
-            end = answered[1]
-            spans.write(array("q", (*asked, *answered)))
-    return responses
+def _arranged(arrays: list[Array], responses: int, about: About) -> TokenArrays:
+    ids, own, spans, facts = arrays
+    shaped = spans.reshape(-1, responses, 4)
+    return TokenArrays(ids=ids, own=own, spans=shaped, facts=facts, about=about)

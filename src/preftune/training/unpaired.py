@@ -25,6 +25,7 @@ from preftune.models.fingerprint import model_fingerprint
 from preftune.models.load import load_policy, save_policy
 from preftune.models.tokens import TokenSequence
 from preftune.settings import checked
+from preftune.training.facts import lean_of
 from preftune.training.listwise_rows import (
     SingleRow,
     read_either,
@@ -56,13 +57,13 @@ def train(settings: UnpairedSettings) -> Path:
     s = checked(settings)
     records = read_either(s.data, UnpairedRow, PreferencePair)
     singles, pairs = unpaired_records(records, s)
-    chat, policy = load_chat(s.model), load_policy(s.model)
+    chat, policy = load_chat(s.model), load_policy(s.model, bits=s.lora.base_bits)
     inputs = {"data": dataset_hash(records), "model": model_fingerprint(policy, chat)}
     with Run.open(s, method="unpaired", inputs=inputs) as run:
         if run.finished:
             return run.final
         rows = rows_that_fit(run, single_rows(singles, chat), singles, s.length, chat)
-        order = mixed_order(rows, s)
+        s, order = run.settled(s, rows), mixed_order(rows, s)
         policy = add_lora(policy, s.lora, seed=s.run.seed) if s.lora.lora_rank else policy
         learner = Learner.of(Masters(policy, s.engine.precision), order, s.optimizer)
         core = run.core(policy, s.engine)
@@ -93,7 +94,7 @@ def train(settings: UnpairedSettings) -> Path:
             run.probe(probe, policy, step=step)
         policy.eval()
         if held_out:
-            held_out.report(run, core, trained_on=pairs)
+            held_out.report(run, core, trained_on=map(lean_of, pairs))
         whole = learner.masters.finish()
         return run.publish(lambda folder: save_policy(whole, chat, folder))
 
@@ -123,7 +124,7 @@ def backward(
     """
     total = sum(row.weight for row in batch)
     losses, found = 0.0, []
-    for micro in _micro(batch, s.engine.micro_tokens):
+    for micro in _micro(batch, s.engine.token_limit):
         rows = [batch[i] for i in micro]
         logratio = logratios(core, rows, reference.of([numbers[i] for i in micro]))
         desirable = torch.tensor([row.desirable for row in rows], device=logratio.device)
@@ -223,7 +224,7 @@ def first_pass(
 ) -> Iterator[Sequence[int]]:
     """Yield every row number once, in the micro-batches of the first pass."""
     for batch in epoch_batches(order.lengths, order.batch_size, order.seed, 0):
-        for micro in _micro([rows[number] for number in batch], s.engine.micro_tokens):
+        for micro in _micro([rows[number] for number in batch], s.engine.token_limit):
             yield batch[micro.start : micro.stop]
 
 
@@ -302,13 +303,11 @@ class Mismatched:
         batches = [
             range(begin + micro.start, begin + micro.stop)
             for begin, step in zip(first, steps, strict=False)
-            for micro in _micro(step, s.engine.micro_tokens)
+            for micro in _micro(step, s.engine.token_limit)
         ]
         rows_of_all = [row for step in steps for row in step]
         reference = reference_of(run, core, rows_of_all, batches, s, name="mismatched")
-        return cls(
-            steps=steps, first=first, reference=reference, micro_tokens=s.engine.micro_tokens
-        )
+        return cls(steps=steps, first=first, reference=reference, micro_tokens=s.engine.token_limit)
 
     @torch.no_grad()
     def kl(self, core: Core, step: int) -> Tensor:

@@ -37,7 +37,7 @@ from preftune.comparisons.votes import units
 from preftune.errors import DataError, SettingsError
 from preftune.responses.chat_client import ChatClient, ChatRequest
 from preftune.responses.spending import Estimate, Ledger, Prices, estimate
-from preftune.types import Comparison, Prompt, Response, content_id
+from preftune.types import Comparison, Judgment, Prompt, Response, content_id
 
 UNQUALIFIED = "(unqualified)"
 Say = Callable[[str], None]
@@ -80,6 +80,7 @@ def run_panel(
     out: Path,
     cards: Sequence[Path] = (),
     unqualified: bool = False,
+    people: Iterable[Judgment] = (),
     budget: Budget | None = None,
     say: Say = lambda _text: None,
 ) -> PanelRun:
@@ -95,6 +96,7 @@ def run_panel(
         out: file of comparisons and judgments to make; the others lie beside it.
         cards: one per judge, in any order, unless `unqualified`.
         unqualified: label without cards; every judgment and the report say so.
+        people: labels of people on some of the comparisons; the report joins them with the judges'.
         budget: prices and cap.
         say: told the estimate before anything is sent.
 
@@ -119,7 +121,8 @@ def run_panel(
             refuse_unparsed(said, most=settings.max_unparsed)
             judged.append(said)
     spent = budget.ledger.spent_usd if budget else 0.0
-    report = report_of(first_orders, judged, settings, cost_usd=spent)
+    heard = [j for j in people if j.rater.kind == "human" and j.dimension == rubric.judged]
+    report = report_of(first_orders, judged, settings, people=heard, cost_usd=spent)
     written = write_judged(out, first_orders, judged, report)
     return PanelRun(comparisons=first_orders, judged=judged, report=report, written=written)
 

@@ -16,13 +16,15 @@ from preftune.comparisons.judging.panel import (
     Agreement,
     agreement_matrix,
     flips,
+    is_odds,
     outcomes,
 )
+from preftune.comparisons.judging.powered import WinRate, win_rates
 from preftune.comparisons.judging.run import Judged, JudgeSettings
 from preftune.files import atomic_open, write_json
 from preftune.plots import BLUE, MUTED, RED, figure, save
 from preftune.records import encode
-from preftune.types import Comparison, Record
+from preftune.types import Comparison, Judgment, Record
 
 MOST_FLIPS = 0.25
 """An alarm when the lower end of a judge's flip share is above this."""
@@ -37,6 +39,7 @@ class JudgeReport:
     spelt_out: dict[str, int]
     signs: list[Sign]
     agreement: list[Agreement]
+    win_rates: list[WinRate]
     for_people: int
     cost_usd: float
     guideline: str
@@ -62,9 +65,18 @@ def report_of(
     judged: Sequence[Judged],
     settings: JudgeSettings,
     *,
+    people: Sequence[Judgment] = (),
     cost_usd: float = 0.0,
 ) -> JudgeReport:
-    """Return the report of one judge or a panel over the same comparisons, in their first order."""
+    """Return the report of one judge or a panel over the same comparisons, in their first order.
+
+    Args:
+        comparisons: in their first order.
+        judged: of each judge.
+        settings: how they were asked.
+        people: labels of people on some of the comparisons, in the dimension that was judged.
+        cost_usd: spent so far.
+    """
     shown = _unique(c for one in judged for c in one.comparisons)
     judgments = [j for one in judged for j in one.judgments]
     found = outcomes(judgments)
@@ -81,6 +93,7 @@ def report_of(
         spelt_out=dict(spelt),
         signs=signs,
         agreement=agreement_matrix(found),
+        win_rates=win_rates(comparisons, judgments, people),
         for_people=len(flips(comparisons, found)),
         cost_usd=cost_usd,
         guideline=judged[0].guideline,
@@ -157,6 +170,7 @@ def _counts(one: Judged, said: Mapping[str, str]) -> dict[str, int]:
         "flip": counts["flip"],
         "unparsed": counts["unparsed"],
         "unparsed answers": len(one.unparsed),
+        "by log-probabilities": sum(is_odds(j.scores) for j in one.judgments),
         "identical, not asked": len(one.identical),
         "its own answers": len(one.self_judged),
     }

@@ -12,6 +12,8 @@ from preftune.types import JudgmentKind
 LEAST_MASS = 0.5
 """Share of the listed first tokens that must be labels; below it the model meant to say another
 thing."""
+ROUNDING = 0.01
+"""Nats above 0 that rounding explains; more is no log-probability."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,9 +67,13 @@ def from_logprobs(logprobs: Iterable[tuple[str, float]], rubric: Rubric) -> Verd
 
     Tokens that differ in white space are one label; a label that is not listed has probability 0.
     A tie, and grade 4, count half for either side. A at -0.1 and B at -2.4 nats give .909 to .091.
-    None where the labels hold less than half of what is listed, or two share the first place.
+    None where the labels hold less than half of what is listed, two share the first place, or a
+    number is above 0 and so no log-probability.
     """
-    listed = [(token.strip(), math.exp(value)) for token, value in logprobs]
+    given = list(logprobs)
+    if any(value > ROUNDING for _, value in given):
+        return None
+    listed = [(token.strip(), math.exp(value)) for token, value in given]
     mass = {label: math.fsum(p for token, p in listed if token == label) for label in rubric.labels}
     total = math.fsum(mass.values())
     if total <= 0 or total < LEAST_MASS * math.fsum(p for _, p in listed):

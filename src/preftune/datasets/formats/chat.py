@@ -6,8 +6,10 @@ Source: platform.openai.com/docs/guides/supervised-fine-tuning.
 """
 
 from preftune.datasets.formats.columns import make_demonstration
-from preftune.datasets.formats.messages import prompt_of, read_messages, write_messages, write_tools
-from preftune.datasets.formats.row import Format, Notes, Row, need
+from preftune.datasets.formats.messages import prompt_of, write_messages, write_tools
+from preftune.datasets.formats.row import Format
+from preftune.fields import Row, need
+from preftune.messages import Notes, read_messages
 from preftune.types import Demonstration
 
 

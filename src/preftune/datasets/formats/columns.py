@@ -3,8 +3,8 @@
 from dataclasses import fields
 from typing import Any
 
-from preftune.datasets.formats.messages import Messages
-from preftune.datasets.formats.row import Row, integer, number, text
+from preftune.fields import Row, integer, number, text
+from preftune.messages import Messages
 from preftune.types import (
     Demonstration,
     PreferencePair,

@@ -15,8 +15,10 @@ from typing import IO
 
 from preftune.datasets.formats.columns import COLUMNS, make_pair, source_prompt_id, write_columns
 from preftune.datasets.formats.messages import one_text, prompt_of
-from preftune.datasets.formats.row import Format, Notes, Row, need
+from preftune.datasets.formats.row import Format
 from preftune.datasets.scanned import RefusedError
+from preftune.fields import Row, need
+from preftune.messages import Notes
 from preftune.types import Message, PreferencePair, assistant, user
 
 NEEDS = ("prompt", "chosen", "rejected")

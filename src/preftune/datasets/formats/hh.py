@@ -8,9 +8,11 @@ Source: Bai et al. 2022, arXiv:2204.05862; the files of github.com/anthropics/hh
 import re
 
 from preftune.datasets.formats.columns import make_pair
-from preftune.datasets.formats.messages import Messages, prompt_of, split_common
-from preftune.datasets.formats.row import Format, Notes, Row, need, text
+from preftune.datasets.formats.messages import prompt_of, split_common
+from preftune.datasets.formats.row import Format
 from preftune.datasets.scanned import Problem, RefusedError
+from preftune.fields import Row, need, text
+from preftune.messages import Messages, Notes
 from preftune.types import Message, PreferencePair, Role
 
 _MARK = re.compile(r"\n\n(Human|Assistant): ")

@@ -2,8 +2,10 @@
 
 import msgspec
 
-from preftune.datasets.formats.row import Format, Notes, Row
+from preftune.datasets.formats.row import Format
 from preftune.datasets.scanned import Problem
+from preftune.fields import Row
+from preftune.messages import Notes
 from preftune.records import TAGS, decode, encode
 from preftune.types import Record
 

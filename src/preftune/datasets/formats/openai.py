@@ -4,9 +4,11 @@ Source: platform.openai.com/docs/guides/direct-preference-optimization.
 """
 
 from preftune.datasets.formats.columns import make_pair
-from preftune.datasets.formats.messages import prompt_of, read_messages, write_messages, write_tools
-from preftune.datasets.formats.row import Format, Notes, Row, mapping, need
+from preftune.datasets.formats.messages import prompt_of, write_messages, write_tools
+from preftune.datasets.formats.row import Format
 from preftune.datasets.scanned import Problem
+from preftune.fields import Row, mapping, need
+from preftune.messages import Notes, read_messages
 from preftune.types import PreferencePair
 
 _INPUT = frozenset({"messages", "tools", "parallel_tool_calls"})

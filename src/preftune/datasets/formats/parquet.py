@@ -13,9 +13,10 @@ import msgspec
 
 from preftune.datasets.formats.columns import COLUMNS
 from preftune.datasets.formats.ranked import RANKED
-from preftune.datasets.formats.row import Format, Row
+from preftune.datasets.formats.row import Format
 from preftune.datasets.formats.trl import TRL, TRL_COMPLETION, TRL_PROMPT, TRL_UNPAIRED
 from preftune.errors import DataError, MissingExtraError
+from preftune.fields import Row
 
 ROWS_AT_ONCE = 1_000
 INNER = {fmt.kind: fmt for fmt in (TRL, TRL_UNPAIRED, TRL_COMPLETION, TRL_PROMPT, RANKED)}

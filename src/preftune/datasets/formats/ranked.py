@@ -7,8 +7,10 @@ from preftune.datasets.formats.columns import (
     write_columns,
 )
 from preftune.datasets.formats.messages import read_prompt, read_turns, write_messages, write_tools
-from preftune.datasets.formats.row import Format, Notes, Row, integer, items, need, number
+from preftune.datasets.formats.row import Format
 from preftune.datasets.scanned import RefusedError
+from preftune.fields import Row, integer, items, need, number
+from preftune.messages import Notes
 from preftune.types import RankedList
 
 

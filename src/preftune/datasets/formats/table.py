@@ -10,7 +10,7 @@ from preftune.datasets.formats.hh import HH
 from preftune.datasets.formats.native import PREFTUNE
 from preftune.datasets.formats.openai import OPENAI
 from preftune.datasets.formats.ranked import RANKED
-from preftune.datasets.formats.row import Format, Row
+from preftune.datasets.formats.row import Format
 from preftune.datasets.formats.trl import (
     TRL,
     TRL_COMPLETION,
@@ -21,6 +21,7 @@ from preftune.datasets.formats.trl import (
 )
 from preftune.datasets.formats.ultrafeedback import ULTRAFEEDBACK
 from preftune.errors import DataError
+from preftune.fields import Row
 
 _JSON_LINES = (
     PREFTUNE,

@@ -16,18 +16,18 @@ from preftune.datasets.formats.columns import (
     write_columns,
 )
 from preftune.datasets.formats.messages import (
-    Messages,
     one_text,
     prompt_of,
-    read_messages,
     read_prompt,
     read_turns,
     split_common,
     write_messages,
     write_tools,
 )
-from preftune.datasets.formats.row import Format, Notes, Row, need, wrong_type
+from preftune.datasets.formats.row import Format
 from preftune.datasets.scanned import RefusedError
+from preftune.fields import Row, need, wrong_type
+from preftune.messages import Messages, Notes, read_messages
 from preftune.types import Demonstration, PreferencePair, Prompt, UnpairedRow, assistant, user
 
 _ANSWERS = frozenset({"chosen", "rejected", "completion", "label", "response", "responses"})

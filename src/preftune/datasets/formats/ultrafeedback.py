@@ -4,16 +4,12 @@ Source: huggingface.co/datasets/HuggingFaceH4/ultrafeedback_binarized.
 """
 
 from preftune.datasets.formats.columns import columns_of, make_pair, source_prompt_id, write_columns
-from preftune.datasets.formats.messages import (
-    prompt_of,
-    read_messages,
-    split_common,
-    write_messages,
-    write_tools,
-)
-from preftune.datasets.formats.row import Format, Notes, Row, need, text
+from preftune.datasets.formats.messages import prompt_of, split_common, write_messages, write_tools
+from preftune.datasets.formats.row import Format
 from preftune.datasets.formats.trl import whole_conversations
 from preftune.datasets.scanned import Problem, RefusedError
+from preftune.fields import Row, need, text
+from preftune.messages import Notes, read_messages
 from preftune.types import PreferencePair
 
 _SCORES = {"score_chosen": "chosen_score", "score_rejected": "rejected_score"}

@@ -1,5 +1,7 @@
 // Keys of the page that settles an item: 1 to 7 and T answer the next dimension, Enter settles.
 
+import { keyOf } from "./keys.js";
+
 const form = document.getElementById("settle");
 const questions = [...form.querySelectorAll("[data-dimension]")];
 
@@ -33,5 +35,5 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !pressing) {
     event.preventDefault();
     form.requestSubmit();
-  } else if (answer(event.key.toUpperCase())) event.preventDefault();
+  } else if (answer(keyOf(event).toUpperCase())) event.preventDefault();
 });

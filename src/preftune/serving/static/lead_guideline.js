@@ -2,7 +2,7 @@
 
 import { post } from "./api.js";
 import { toast } from "./base.js";
-import { tree } from "./rater_dom.js";
+import { tree } from "./dom.js";
 
 const form = document.getElementById("write");
 const text = document.getElementById("text");

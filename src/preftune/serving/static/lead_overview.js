@@ -26,6 +26,7 @@ async function renew() {
   show("settled", now.items.settled);
   show("votes", now.votes_this_hour);
   show("at", now.at.slice(11, 19));
+  show("age", now.age && `, ${now.age}`);
   bar.max = Math.max(1, done + now.items.open);
   bar.value = done;
   for (const cell of document.querySelectorAll("[data-alpha]")) {

@@ -1,4 +1,4 @@
-// The link of an invitation is shown once, with a button that copies it.
+// A link, of an invitation or for a new password, is shown once, with a button that copies it.
 
 import { toast } from "./base.js";
 
@@ -8,8 +8,10 @@ const role = document.getElementById("role");
 const project = document.getElementById("project-field");
 const choice = project.querySelector("select");
 
-document.getElementById("invite").addEventListener("posted", (event) => {
+document.addEventListener("posted", (event) => {
+  if (!event.detail.link) return;
   event.preventDefault();
+  document.getElementById("link-words").textContent = event.target.dataset.words;
   text.value = event.detail.link;
   shown.hidden = false;
   text.focus();

@@ -1,7 +1,8 @@
 // Listwise ranking. A ranking is groups of responses, best first; responses in one group are tied.
 // The keyboard and the pointer end in the same function, `placed`.
 
-import { el } from "./rater_dom.js";
+import { keyOf } from "./keys.js";
+import { el } from "./dom.js";
 
 /** Return the ranking with one response alone at a place, counted from 0 over the others. */
 export function placed(groups, response, place) {
@@ -128,12 +129,13 @@ export class RankingControl {
   onkey(event) {
     const response = Number(event.target.closest("li")?.dataset.response);
     if (!event.target.matches(".grip") || event.ctrlKey || event.altKey || event.metaKey) return;
-    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    const key = keyOf(event);
+    const step = { ArrowUp: -1, ArrowDown: 1 }[key];
     if (step && this.held === response) this.change(stepped(this.groups, response, step), response);
     else if (step) this.focusBeside(response, step);
     else if (event.key === "=" && this.tie) this.change(tied(this.groups, response), response);
-    else if (/^[1-9]$/.test(event.key) && Number(event.key) <= this.labels.length) {
-      this.change(placed(this.groups, response, Number(event.key) - 1), response);
+    else if (/^[1-9]$/.test(key) && !event.shiftKey && Number(key) <= this.labels.length) {
+      this.change(placed(this.groups, response, Number(key) - 1), response);
     } else return;
     event.preventDefault();
     event.stopPropagation();

@@ -4,7 +4,7 @@ import { get, Problem } from "./api.js";
 import { Breaks, Watch } from "./rater_clock.js";
 import { Desk, draftOf } from "./rater_desk.js";
 import * as dialogs from "./rater_dialogs.js";
-import { button, el, words } from "./rater_dom.js";
+import { button, el, words } from "./dom.js";
 import { canDiffer, conversation, linkScroll, responses } from "./rater_item.js";
 import { listen } from "./rater_keys.js";
 import { draftName, Memory } from "./rater_memory.js";
@@ -43,18 +43,21 @@ class Rater {
   async next() {
     this.busy = true;
     try {
-      const work = await get(`${this.base}/next`);
-      this.work = work;
-      this.mode = "work";
-      this.showProgress(work);
-      if (work.task) this.show(work.task, this.memory.read(draftName(work.task)));
-      else this.showNothing();
-      this.remindOfBreak();
+      this.goOn(await get(`${this.base}/next`));
     } catch (problem) {
       this.refused(problem);
       this.hideItem();
     }
     this.busy = false;
+  }
+
+  goOn(work) {
+    this.work = work;
+    this.mode = "work";
+    this.showProgress(work);
+    if (work.task) this.show(work.task, this.memory.read(draftName(work.task)));
+    else this.showNothing();
+    this.remindOfBreak();
   }
 
   show(task, draft) {
@@ -138,7 +141,8 @@ class Rater {
     $("progress").max = Math.max(1, progress.total);
     $("progress").value = progress.done;
     const speed = pace.seconds_per_item ? ` · about ${Math.round(pace.seconds_per_item)} s each` : "";
-    $("progress-text").textContent = `${progress.done_by_me} by you${speed} · ${progress.done} of ${progress.total} finished by all`;
+    const all = progress.total ? ` · ${progress.done} of ${progress.total} done` : "";
+    $("progress-text").textContent = `${progress.done_by_me} by you${speed}${all}`;
   }
 
   showNothing() {
@@ -158,31 +162,32 @@ class Rater {
 
   keep() {
     $("save").classList.toggle("is-ready", !this.desk.missing().length);
-    if (this.mode === "revise") return;
     const draft = { ...this.desk.draft(), seconds: this.watch.seconds(), at: Date.now() };
-    const kept = this.memory.write(draftName(this.task), draft);
+    const kept = this.memory.write(draftName(this.task, this.mode), draft);
     if (!kept) this.announce("This browser keeps nothing: do not reload before you have saved.");
+    if (this.mode === "revise") return;
     if (this.options.instant && this.task.kind !== "ranking" && this.task.kind !== "rewrite" && !this.desk.missing().length) this.save();
   }
 
   async save() {
     if (this.after) return this.after();
     if (this.busy || !this.task) return;
-    const missing = this.desk.missing();
-    if (missing.length) return this.announce(missing.length > 1 ? `Not yet said: ${missing.join(", ")}.` : "Give your verdict first.");
+    if (this.desk.lacks()) return this.announce(this.desk.lacks());
     const { task, mode } = this;
     const body = { ...this.desk.body(), seconds: this.watch.seconds() };
     const last = this.desk.draft();
-    const saved = await this.asking(() => this.outbox.put(`${this.base}/${mode === "revise" ? "revise" : "vote"}`, body, draftName(task)));
+    const name = draftName(task, mode);
+    const saved = await this.asking(() => this.outbox.put(`${this.base}/${mode === "revise" ? "revise" : "vote"}`, body, name));
     if (!saved) return;
-    this.last = { name: draftName(task), draft: last };
+    this.last = { name, draft: last };
     this.announce("Saved.");
-    if (saved.feedback.length) this.teach(saved.feedback, last.verdicts);
+    if (saved.feedback?.length) this.teach(saved.feedback, last.verdicts, saved.next);
+    else if (saved.next) this.goOn(saved.next);
     else await this.next();
   }
 
   // Show what was expected of a practice item, and wait.
-  teach(feedback, told) {
+  teach(feedback, told, next) {
     const lines = feedback.map(({ dimension, right, expected, why }) =>
       el(
         "div",
@@ -195,7 +200,7 @@ class Rater {
     );
     this.after = () => {
       this.after = null;
-      return this.next();
+      this.goOn(next);
     };
     $("dimensions").replaceChildren(el("div", { class: "feedback", role: "group", "aria-label": "Feedback" }, ...lines));
     $("why").replaceChildren();
@@ -215,7 +220,7 @@ class Rater {
     const done = await this.asking(() => this.outbox.put(`${this.base}/${url}`, { item_id: task.item_id, ...body }, draftName(task)));
     if (!done) return;
     this.announce(what);
-    await this.next();
+    this.goOn(done.next);
   }
 
   async undo() {
@@ -232,8 +237,10 @@ class Rater {
     const again = await this.asking(() => get(`${this.base}/item/${encodeURIComponent(earlier.item_id)}/${earlier.round}`));
     if (!again) return;
     this.mode = "revise";
-    this.show(again.task, draftOf(again.said ?? earlier, again.task.reasons));
-    this.note("revising", "info", "You are changing an earlier verdict.", button("Back to my work", "", () => this.next(), { class: "button small" }));
+    const begun = this.memory.read(draftName(again.task, "revise"));
+    this.show(again.task, begun ?? draftOf(again.said ?? earlier, again.task.reasons));
+    const what = begun ? "You go on with a change that you had begun." : "You are changing an earlier verdict.";
+    this.note("revising", "info", what, button("Back to my work", "", () => this.next(), { class: "button small" }));
   }
 
   // Run a request; return its answer, or null after showing why there is none.

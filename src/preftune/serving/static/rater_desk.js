@@ -1,6 +1,6 @@
 // The verdict on the item before the rater: one block per dimension, reasons, and what is missing.
 
-import { el, plain } from "./rater_dom.js";
+import { el, plain } from "./dom.js";
 import { controlFor, said, whyParts, whyText, WhyControl } from "./rater_verdict.js";
 
 const NOTHING = { chips: [], text: "" };
@@ -118,6 +118,14 @@ export class Desk {
 
   missing() {
     return this.task.dimensions.filter((name) => !this.verdicts[name]);
+  }
+
+  /** Return why it cannot be saved yet; empty: it can. */
+  lacks() {
+    const missing = this.missing();
+    if (!missing.length) return "";
+    if (this.isShared) return "Nothing is changed yet. E goes to the editor; S leaves it to others.";
+    return missing.length > 1 ? `Not yet said: ${missing.join(", ")}.` : "Give your verdict first.";
   }
 
   /** Return what is to be sent. */

@@ -1,7 +1,7 @@
 // What opens above the page: guideline, own verdicts, help, and the reason of a flag.
 
 import { get } from "./api.js";
-import { button, el, plain, tree, words } from "./rater_dom.js";
+import { button, el, plain, tree, words } from "./dom.js";
 import { said } from "./rater_verdict.js";
 
 const KEYS = [
@@ -63,6 +63,7 @@ export function help(kind, options) {
       { class: "keys" },
       ...rows.map(([key, what]) => el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, what))),
     ),
+    el("p", { class: "soft" }, "Digits are the keys in the row above the letters, whatever your keyboard types there."),
     el("div", { class: "cluster" }, ...options),
   );
 }

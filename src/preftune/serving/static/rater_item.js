@@ -1,7 +1,7 @@
 // An item on the page: the conversation, and the responses side by side.
 
 import { diffWords } from "./diff.js";
-import { el, plain, tree, words } from "./rater_dom.js";
+import { el, plain, tree, words } from "./dom.js";
 
 const ROLES = { system: "System prompt", user: "User", assistant: "Assistant", tool: "Tool result" };
 
@@ -76,17 +76,17 @@ function differences(turn, other, isFirst) {
     .map((piece) => el(piece.kind === "same" ? "span" : "mark", {}, words(piece.text)));
 }
 
-/** Let two panes scroll together, by the share of their height. Return a function that ends it. */
+/** Let panes scroll together, by the share of their height. Return a function that ends it. */
 export function linkScroll(panes) {
-  let leader = null;
-  const follow = (event) => {
-    if (leader && leader !== event.target) return;
-    leader = event.target;
-    const share = leader.scrollTop / Math.max(1, leader.scrollHeight - leader.clientHeight);
+  const put = new Map(); // where we scrolled a pane to: its event is no wish of the reader's
+  const room = (pane) => pane.scrollHeight - pane.clientHeight;
+  const follow = ({ target }) => {
+    if (put.get(target) === target.scrollTop) return;
+    const share = target.scrollTop / Math.max(1, room(target));
     for (const pane of panes) {
-      if (pane !== leader) pane.scrollTop = share * (pane.scrollHeight - pane.clientHeight);
+      if (pane !== target) pane.scrollTop = share * room(pane);
+      put.set(pane, pane.scrollTop);
     }
-    requestAnimationFrame(() => requestAnimationFrame(() => (leader = null)));
   };
   panes.forEach((pane) => pane.addEventListener("scroll", follow));
   return () => panes.forEach((pane) => pane.removeEventListener("scroll", follow));

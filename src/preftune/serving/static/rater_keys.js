@@ -1,5 +1,6 @@
 // From a key to what it does. Letters never act inside a text field, nor with Ctrl, Alt or Meta.
 
+import { keyOf } from "./keys.js";
 import { isOpen } from "./rater_dialogs.js";
 
 const FIELDS = "textarea, input, select, [contenteditable]";
@@ -26,9 +27,8 @@ export function listen({ actions, other, leave, save, reason, isOn }) {
     if (withCtrl || event.altKey) return false;
     if (event.key === "Enter") return !isForTheButton(target) && !event.repeat && (save(), true);
     if (!isOn() || (SCROLLS.has(event.key) && target.matches(".pane, #prompt"))) return false;
-    const digit = /^Digit([1-9])$/.exec(event.code);
-    if (event.shiftKey && digit && event.key !== digit[1]) return reason(Number(digit[1]) - 1);
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const key = keyOf(event);
+    if (event.shiftKey && /^[1-9]$/.test(key)) return reason(Number(key) - 1);
     if (!(key in actions)) return other(key);
     if (!event.repeat) actions[key]();
     return true;

@@ -42,6 +42,7 @@ export class Memory {
   }
 }
 
-export function draftName(task) {
-  return `draft:${task.item_id}:${task.round}`;
+/** Return under which name an unfinished verdict is kept; a change of an earlier one has its own. */
+export function draftName(task, mode) {
+  return `draft:${mode === "revise" ? "change:" : ""}${task.item_id}:${task.round}`;
 }

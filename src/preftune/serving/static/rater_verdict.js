@@ -1,7 +1,7 @@
 // What a rater says: one control for each kind of verdict, one block for each dimension.
 
 import { diffWords } from "./diff.js";
-import { button, el, plain, words } from "./rater_dom.js";
+import { button, el, plain, words } from "./dom.js";
 import { RankingControl } from "./ranking.js";
 
 const GRADES = ["much better", "better", "slightly better"];
@@ -149,19 +149,21 @@ class Ranking {
   }
 }
 
-// The original in an editor; below, what has changed.
+// The original in an editor; below, what has changed. Keys do not act in it, so Tab and Escape leave.
 class Rewrite {
   constructor(task, { onchange }) {
     this.onchange = onchange;
     const turns = task.responses[0].turns.filter((turn) => turn.role === "assistant");
-    this.original = turns.map((turn) => turn.text).join("\n\n");
-    this.text = el("textarea", { id: "rewrite-text", class: "rewrite-text", rows: "8", spellcheck: "true", dir: "auto", oninput: () => this.typed() });
+    // A text field ends its lines with \n alone: the same here, or the rater would seem to have changed them.
+    this.original = turns.map((turn) => turn.text).join("\n\n").replace(/\r\n?/g, "\n");
+    this.text = el("textarea", { id: "rewrite-text", class: "rewrite-text", rows: "8", spellcheck: "true", dir: "auto", "aria-describedby": "rewrite-keys", oninput: () => this.typed() });
     this.changes = el("div", { class: "text diff", "aria-label": "Changes", role: "group", tabindex: "0" });
     this.node = el(
       "div",
       { class: "rewrite" },
       el("label", { for: "rewrite-text" }, "Your version ", el("kbd", { "aria-hidden": "true" }, "E")),
       this.text,
+      el("p", { id: "rewrite-keys", class: "soft rewrite-keys" }, "Kept as you type. Ctrl + Enter saves; Tab or Escape leaves the editor."),
       el("h3", {}, "What changed"),
       this.changes,
     );
