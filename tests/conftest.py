@@ -1,6 +1,7 @@
 """Fixtures every test can use, and the runtime check of every array shape."""
 
 import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ hypothesis_settings.load_profile("house")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["PREFTUNE_CACHE"] = "off"  # a test that wants a cache names a folder of its own
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="preftune-data-")  # keys, not the user's
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("PREFTUNE_SHARED", ROOT.parent / "shared")) / "data"
