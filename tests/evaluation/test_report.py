@@ -22,11 +22,11 @@ from preftune.evaluation.report import (
     differences,
     draw_examples,
     render_report,
-    visible,
     win_forest,
 )
 from preftune.evaluation.win_rate import win_rate
 from preftune.plots import figure, svg
+from preftune.text import visible_page
 from preftune.types import Comparison, Judgment, Rater, Response, assistant, make_prompt, user
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e&amp;"
@@ -171,10 +171,10 @@ def test_differences_keep_every_character_and_the_unmarked_words_agree(a: str, b
 
 @given(st.text())
 def test_visible_text_holds_no_control_character_and_changes_no_plain_text(text: str) -> None:
-    shown = visible(text)
+    shown = visible_page(text)
     assert all(c.isprintable() or c.isspace() or c > "\x9f" for c in shown)
-    assert visible(shown) == shown
-    assert visible("plain 中文 é\n\t") == "plain 中文 é\n\t"
+    assert visible_page(shown) == shown
+    assert visible_page("plain 中文 é\n\t") == "plain 中文 é\n\t"
 
 
 def test_forests_place_the_figures_on_their_axes() -> None:

@@ -1,4 +1,4 @@
-"""The lead's pages show what holds, and at a size where counting takes long they wait for nothing."""
+"""The lead's pages show what holds; where counting takes long, they wait for nothing."""
 
 import random
 import time

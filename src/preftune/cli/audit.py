@@ -126,8 +126,9 @@ def _train_reward(settings: "AuditModelSettings", *, data: Path, out: Path) -> P
 
 
 def _show(request: "AuditRequest", found: "Audit") -> None:
-    from preftune.cli.data_check import show_table, visible
+    from preftune.cli.data_check import show_table
     from preftune.datasets.audit import about, finding_rows
+    from preftune.text import visible
 
     show_table(("", ""), about(found))
     for note in found.notes:

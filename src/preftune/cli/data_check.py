@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from preftune.cli.data import group
-from preftune.text import visible as spelt_out
+from preftune.text import visible
 
 SOURCE = Annotated[Path, typer.Argument(help="A file in any format that `data import` reads.")]
 FORMAT = Annotated[str | None, typer.Option(help="Format of the file; detected when left out.")]
 PLAIN_WIDTH = 100  # columns when the output is no terminal
-visible = spelt_out
 
 
 def register(app: typer.Typer) -> None:

@@ -271,14 +271,15 @@ def qualify_one(
 
 def signer(judgments: "Sequence[Judgment]") -> str:
     """Return who signed the judgments, fit for a terminal."""
-    from preftune.cli.data_check import visible
+    from preftune.text import visible
 
     return visible(", ".join(sorted({judgment.rater.id for judgment in judgments})))
 
 
 def print_run(run: "PanelRun") -> None:
     """Print what the judges did, the signs to look at, and the files."""
-    from preftune.cli.data_check import show_table, visible
+    from preftune.cli.data_check import show_table
+    from preftune.text import visible
 
     report = run.report
     counts = list(report.judges.values())

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from preftune.cli.data_check import show_table, visible
+from preftune.cli.data_check import show_table
+from preftune.text import visible
 
 if TYPE_CHECKING:
     from preftune.comparisons.rater_change import RaterChange

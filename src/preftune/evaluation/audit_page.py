@@ -20,9 +20,10 @@ from preftune.datasets.audit_parts import Bars
 from preftune.datasets.card import card, table
 from preftune.datasets.inspect import inspect_rows
 from preftune.datasets.write import dataset_hash, write_records
-from preftune.evaluation.report import FORBIDDEN_IN_SVG, Plot, visible
+from preftune.evaluation.report import FORBIDDEN_IN_SVG, Plot
 from preftune.files import make_folder, write_atomic, write_json
 from preftune.plots import BLUE, INK, MUTED, ORANGE, figure, svg
+from preftune.text import visible_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,7 +110,7 @@ def render_audit(found: Audit, drawn: Mapping[str, str]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["visible"] = visible
+    environment.filters["visible"] = visible_page
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     counts = dict.fromkeys(("stop", "look", "ok"), 0)
     for finding in found.findings:
@@ -155,7 +156,7 @@ def interval_figure(bars: Bars) -> "Figure":
 def _labels(names: Sequence[str]) -> list[str]:
     """Return names as a drawing may hold them: no formula, nothing hidden, nothing like code."""
     tame = (n.replace("=", "⟨U+003D⟩") if FORBIDDEN_IN_SVG.search(n) else n for n in names)
-    shown = (visible(name.replace("\n", " ")).replace("$", r"\$") for name in tame)
+    shown = (visible_page(name.replace("\n", " ")).replace("$", r"\$") for name in tame)
     return [
         name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…" for name in shown
     ]

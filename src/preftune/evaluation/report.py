@@ -22,7 +22,6 @@ from preftune.types import Comparison, text_of
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 WORDS = re.compile(r"\s+|\S+")
-visible = visible_page
 LONGEST_MARKED = 2000  # words; longer texts are shown without marks
 FORBIDDEN_IN_SVG = re.compile(r"<\s*(script|foreignobject|iframe)|\son\w+\s*=", re.IGNORECASE)
 
@@ -131,7 +130,7 @@ def render_report(data: ReportData) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["visible"] = visible
+    environment.filters["visible"] = visible_page
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     evaluation = data.evaluation
     return page.render(
@@ -140,7 +139,9 @@ def render_report(data: ReportData) -> str:
         forests=[forest for forest in (win_forest(evaluation), check_forest(evaluation)) if forest],
         figures=list(key_figures(evaluation)),
         others=[measure_row(measure) for measure in evaluation.measures],
-        examples=[(e, *differences(visible(e.before), visible(e.after))) for e in data.examples],
+        examples=[
+            (e, *differences(visible_page(e.before), visible(e.after))) for e in data.examples
+        ],
         provenance={**evaluation.provenance, **data.provenance, "preftune": __version__},
     )
 

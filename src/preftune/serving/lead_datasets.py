@@ -154,7 +154,8 @@ def _making(at: Desk) -> Making | None:
 def _words_of(at: Desk, last: Freezing) -> Making:
     if (made := last.snapshot) is not None:
         to = f"/p/{at.project_id}/lead/datasets/{made.hash}"
-        words = f"{made.name} is made: {made.manifest['rows']:,} rows."
+        rows = made.manifest["rows"]
+        words = f"{made.name} is made: {rows:,} row{'' if rows == 1 else 's'}."
         return Making(words=words, done=last.done, total=last.total, to=to)
     if last.error:
         why = last.error[:1].upper() + last.error[1:]

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from preftune.errors import PreftuneError, StoreError, StoreWriteError
-from preftune.serving.pages import render, visible
+from preftune.serving.pages import render
+from preftune.text import visible_page
 
 logger = logging.getLogger("preftune.errors")
 
@@ -55,7 +56,7 @@ def problem(
         code: a word for programs, such as csrf.
         headers: to add.
     """
-    said = visible(message) or MESSAGES.get(status, MESSAGES[500 if status >= 500 else 400])
+    said = visible_page(message) or MESSAGES.get(status, MESSAGES[500 if status >= 500 else 400])
     said = said[:1].upper() + said[1:]
     number = request.state.request_id
     if wants_page(request):

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 
+from preftune.text import HIDDEN
 from preftune.types import Message
 
 SPECIAL_TOKENS = re.compile(
@@ -25,7 +26,6 @@ FENCE_LINE = re.compile(
 )
 VERDICT_MARK = re.compile(r"\bVERDICT:\s*\w|\[\[\s*\w+\s*\]\]", re.I)
 JOINERS = "\u200c\u200d"  # needed by several scripts and by emoji; they hide nothing by themselves
-HIDDEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
