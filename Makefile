@@ -38,11 +38,13 @@ docs: .venv/.core  ## Write docs/cli.md anew from the commands themselves.
 
 bench-dpo: .venv/.bench  ## Preftune beside TRL, every figure of docs/performance.md. Hours; leave the machine alone.
 	$(BIN)/python -m benchmarks.bench_dpo --data $(HH)
+	$(BIN)/python -m benchmarks.bench_levers --data $(HH)
 	$(BIN)/python -m benchmarks.bench_length --data $(HH)
 	$(BIN)/python -m benchmarks.bench_prepare --data $(HH)
 
 bench-smoke: .venv/.bench  ## The same in small, to see that both sides run; nothing of it counts.
 	$(BIN)/python -m benchmarks.bench_dpo --quick --only fp32 --data $(HH)
+	$(BIN)/python -m benchmarks.bench_levers --quick --data $(HH)
 	$(BIN)/python -m benchmarks.bench_length --quick --data $(HH)
 	$(BIN)/python -m benchmarks.bench_prepare --quick --data $(HH)
 

@@ -12,6 +12,28 @@ from preftune.errors import SettingsError
 
 PAIRS_PER_STEP = 8
 PAIRS = {"S": 64, "M": 16, "V": 16}
+Flags = Literal[
+    "best",
+    "grouped",
+    "default",
+    "checkpointed",
+    "lean",
+    "plain",
+    "unshared",
+    "live",
+    "returned",
+    "compiled",
+]
+LEVERS: dict[Flags, str] = {
+    "plain": "padding, each prompt twice, logits of all tokens",
+    "unshared": "each prompt once for each of its responses",
+    "live": "the reference computed in every step",
+    "returned": "freed pages returned to the kernel",
+    "lean": "two pairs a forward",
+    "checkpointed": "layers computed again in the backward",
+    "compiled": "with torch.compile (the first epoch, which compiles, is not counted)",
+}
+"""What can be taken from our side or added to it, by its name in `flags`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +43,8 @@ class RunConfig:
     Of `flags`, best is no recomputing, the reference computed before, and the same batches of rows
     of like length in the same order on both sides; grouped is the same with TRL's own sampler of
     like lengths, default is TRL as it comes, checkpointed computes layers again in the backward,
-    lean is our side with about two pairs per forward.
+    lean is our side with about two pairs per forward. The rest are our side with one thing taken
+    away or added, see `LEVERS`.
     """
 
     side: Literal["trl", "ours"]
@@ -29,7 +52,7 @@ class RunConfig:
     method: Literal["dpo", "rm"] = "dpo"
     precision: Literal["fp32", "bf16"] = "bf16"
     mode: Literal["full", "lora"] = "full"
-    flags: Literal["best", "grouped", "default", "checkpointed", "lean"] = "best"
+    flags: Flags = "best"
     micro: int = PAIRS_PER_STEP  # TRL's pairs per forward, gradients accumulated to a whole step
     losses: bool = False  # keep each step's loss, at a learning rate that moves it
     thp: bool = False  # glibc asks for huge pages
@@ -42,10 +65,10 @@ class RunConfig:
             raise SettingsError(
                 "reward models are measured with all weights trained. Use --mode full."
             )
-        ways = ("best", "checkpointed", "lean")
+        ways = ("best", *LEVERS)
         if self.side == "ours" and (self.flags not in ways or self.micro != PAIRS_PER_STEP):
             raise SettingsError(
-                "our side takes best, lean or checkpointed. Leave --flags and --micro out."
+                f"our side takes best, {', '.join(LEVERS)}. Leave --flags and --micro out."
             )
 
     @property

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.config import PAIRS, PAIRS_PER_STEP, RunConfig
+from benchmarks.config import LEVERS, PAIRS, PAIRS_PER_STEP, RunConfig
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)  # tokens
 LOSS_STEPS = 8
@@ -171,4 +171,14 @@ def length_runs() -> list[list[RunConfig]]:
                 trl = dataclasses.replace(ours, side="trl", micro=1)
                 again = [dataclasses.replace(c, flags="checkpointed") for c in (ours, trl)]
                 groups.append([ours, trl, *again])
+    return groups
+
+
+def lever_runs() -> list[list[RunConfig]]:
+    """Return our side as it is and with one lever changed, for each model and precision."""
+    groups = []
+    for precision in ("fp32", "bf16"):
+        for model in ("S", "M"):
+            whole = RunConfig(side="ours", model=model, precision=precision)
+            groups.append([whole, *(dataclasses.replace(whole, flags=name) for name in LEVERS)])
     return groups

@@ -41,7 +41,8 @@ Step = Callable[[int, Sequence[int]], float]  # step and its row numbers to the 
 
 def run(config: RunConfig, model: Path, pairs: Sequence[PreferencePair]) -> Measured:
     """Train on the pairs in the order given, epoch after epoch; return the times and losses."""
-    keep_pages()  # as every run of preftune does
+    if config.flags != "returned":
+        keep_pages()  # as every run of preftune does
     began = time.perf_counter()
     start = reward_start if config.method == "rm" else direct_start
     step, reference_s = start(config, model, pair_rows(pairs, load_chat(model)))
@@ -80,6 +81,8 @@ def direct_start(config: RunConfig, model: Path, rows: Sequence[PairRow]) -> tup
         policy = add_lora(policy, LoraSettings(lora_rank=16), seed=0)
     learner = Learner.of(Masters(policy, s.engine.precision), order(config, rows), s.optimizer)
     core = Core.of(policy, s.engine)
+    if config.flags == "unshared":
+        core.note = "measured without"
     began = time.perf_counter()
     batches = chunks(range(len(rows)), config.pairs_per_step)
     reference = reference_logprobs(core, rows, batches)
@@ -88,6 +91,8 @@ def direct_start(config: RunConfig, model: Path, rows: Sequence[PairRow]) -> tup
 
     def step(number: int, batch: Sequence[int]) -> float:
         state = StepState(step=number)
+        if config.flags == "live":
+            reference_logprobs(core, [rows[i] for i in batch], [range(len(batch))])
         figures = direct.backward(core, rows, batch, reference.of, loss, state, s.engine)
         learner.update(number)
         return figures.metrics()["loss"]
@@ -135,8 +140,13 @@ def check_precision(model: nn.Module, config: RunConfig) -> None:
 
 
 def engine(config: RunConfig) -> EngineSettings:
-    """Return the engine's own defaults in the precision asked for, or small forwards."""
-    usual = EngineSettings(precision=config.precision, recompute=config.flags == "checkpointed")
+    """Return the engine's own defaults in the precision asked for, but for one lever."""
+    usual = EngineSettings(
+        precision=config.precision,
+        recompute=config.flags == "checkpointed",
+        compile=config.flags == "compiled",
+        engine="plain" if config.flags == "plain" else "fast",
+    )
     return replace(usual, micro_tokens=LEAN_TOKENS) if config.flags == "lean" else usual
 
 

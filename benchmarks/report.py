@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.floor import PEAKS, Peaks
 from benchmarks.prepare_worker import PrepareResult
 from benchmarks.report_contests import floors, losses, memory, speed, totals
-from benchmarks.report_growth import lengths, preparing
+from benchmarks.report_growth import lengths, levers, preparing
 from benchmarks.results import Line, Result, Summary, read_lines, results_by_label, summary
 from benchmarks.runner import MOST_FOREIGN_CORES
 from benchmarks.tables import Found, figure, section
@@ -40,6 +40,7 @@ def report(folder: Path) -> str:
     found = summaries(runs)
     length_lines = read_lines(folder / "length.jsonl")
     prepare_lines = read_lines(folder / "prepare.jsonl")
+    lever_lines = read_lines(folder / "levers.jsonl")
     peaks = results_by_label((line for line in lines if line.label.startswith(PEAKS)), Peaks)
     sections = [
         INTRO,
@@ -49,10 +50,11 @@ def report(folder: Path) -> str:
         memory(found),
         floors(found, peaks),
         losses(found),
+        levers(summaries(lever_lines)),
         lengths(summaries(length_lines)),
         preparing(results_by_label(prepare_lines, PrepareResult)),
         everything(found),
-        failures([*lines, *length_lines, *prepare_lines]),
+        failures([*lines, *lever_lines, *length_lines, *prepare_lines]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 

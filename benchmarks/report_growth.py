@@ -3,12 +3,45 @@
 import statistics
 from collections.abc import Sequence
 
-from benchmarks.contests import LENGTH_MEMORY, LENGTH_SPEED, PREPARE_SPEED, length_runs
+from benchmarks.config import LEVERS
+from benchmarks.contests import (
+    LENGTH_MEMORY,
+    LENGTH_SPEED,
+    PREPARE_SPEED,
+    length_runs,
+    lever_runs,
+)
 from benchmarks.prepare_worker import PrepareResult
 from benchmarks.results import Summary
-from benchmarks.tables import NOTHING, Found, judged, known, rate_of, section
+from benchmarks.tables import NOTHING, Found, figure, judged, known, rate_of, section
 
 GOAL_ROWS = 10_000
+
+
+def levers(found: Found) -> str:
+    """Return the table of what each lever gives."""
+    rows = []
+    for whole, *others in lever_runs():
+        usual = found.get(whole.label)
+        for one in others if usual else ():
+            if (changed := found.get(one.label)) is None or usual is None:
+                continue
+            rows.append(
+                [
+                    f"{one.model} {one.precision}",
+                    LEVERS[one.flags],
+                    figure(changed.rate),
+                    f"**{changed.rate / usual.rate:.2f}**",
+                    f"{changed.peak_mb:,.0f}",
+                    f"{changed.peak_mb / usual.peak_mb:.2f}",
+                ]
+            )
+    head = ["workload", "changed", "pairs/s", "of ours", "peak MB", "of ours"]
+    text = (
+        "Our side with one thing taken away or added: its share of the speed and of the memory of "
+        "our side as it is, runs of both taking turns. Under 1 in speed, the lever pays."
+    )
+    return section("Each lever by itself", head, rows, text)
 
 
 def lengths(found: Found) -> str:

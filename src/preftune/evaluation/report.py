@@ -140,7 +140,7 @@ def render_report(data: ReportData) -> str:
         figures=list(key_figures(evaluation)),
         others=[measure_row(measure) for measure in evaluation.measures],
         examples=[
-            (e, *differences(visible_page(e.before), visible(e.after))) for e in data.examples
+            (e, *differences(visible_page(e.before), visible_page(e.after))) for e in data.examples
         ],
         provenance={**evaluation.provenance, **data.provenance, "preftune": __version__},
     )
