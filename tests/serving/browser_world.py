@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ FLAGS = [
 ]
 DESKTOP, PHONE = (1280, 800), (390, 844)
 PATIENCE_MS = 30_000
+POLL_MS = 25
 COOKIE = "preftune"
 AXE = "axe-core@4.10.3"
 
@@ -105,6 +107,17 @@ def complaints(page: Page) -> list[str]:
     page.on("pageerror", lambda error: found.append(str(error)))
     page.on("console", lambda line: found.append(line.text) if line.type == "error" else None)
     return found
+
+
+def wait_until(page: Page, condition: str, given: Any = None) -> None:
+    """Wait until a condition on the page holds.
+
+    Playwright's own `wait_for_function` evaluates text within the page, which our policy forbids.
+    """
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while not page.evaluate(condition, given):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(POLL_MS)
 
 
 def sideways(page: Page) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from playwright.sync_api import Locator, Page
 from sqlalchemy import Connection, select
+from tests.serving.browser_world import wait_until
 
 from preftune.store import events
 from preftune.store.database import Database
@@ -109,11 +110,12 @@ def go(page: Page, project_id: str, *, number: int = 1) -> None:
 
 def wait_for_item(page: Page, number: int) -> None:
     """Wait until the item is before the rater and the page takes verdicts."""
-    page.wait_for_function(
+    wait_until(
+        page,
         """(number) => ["Item", "Practice"].some((what) =>
             document.getElementById("item-number").textContent === `${what} ${number}`)
             && !document.getElementById("verdict").hasAttribute("aria-busy")""",
-        arg=number,
+        number,
     )
 
 

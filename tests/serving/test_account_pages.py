@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.serving.browser_world import DESKTOP, PHONE, Site, complaints, offences, sideways
+from tests.serving.browser_world import (
+    DESKTOP,
+    PHONE,
+    Site,
+    complaints,
+    offences,
+    sideways,
+    wait_until,
+)
 from tests.serving.conftest import WORDS, Cast
 
 from preftune.store import people
@@ -157,7 +165,7 @@ def test_a_request_is_repeated_under_its_key_until_the_server_is_reached(
     expect(page.locator("#connection")).to_contain_text("not saved yet")
     page.context.set_offline(False)
     expect(page.locator("#connection")).to_contain_text("Connected again")
-    page.wait_for_function("window.answer !== undefined")
+    wait_until(page, "window.answer !== undefined")
     assert page.evaluate("window.answer.link").startswith(f"{site.url}/invite#")
     sent = [key for key in keys if key]
     assert len(sent) >= 2
@@ -181,7 +189,7 @@ def test_a_page_of_an_older_session_goes_on_after_signing_in_again(
         ).then((answer) => { window.answer = answer; })""",
         site.project_id,
     )
-    page.wait_for_function("window.answer?.link")
+    wait_until(page, "window.answer?.link")
 
 
 UNNAMED = """

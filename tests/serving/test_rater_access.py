@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.serving.browser_world import DESKTOP, PHONE, Site, offences, sideways
+from tests.serving.browser_world import DESKTOP, PHONE, Site, offences, sideways, wait_until
 from tests.serving.rater_world import (
     Open,
     Place,
@@ -233,12 +233,13 @@ def test_responses_of_different_length_scroll_together_by_their_share(at: Open) 
         assert max(off for _, off in moved) <= 1.0  # pixel
     panes.first.focus()
     press(page, "End")
-    page.wait_for_function(
+    wait_until(
+        page,
         """() => [...document.querySelectorAll(".pane")].every((one) =>
-            one.scrollTop >= one.scrollHeight - one.clientHeight - 1)"""
+            one.scrollTop >= one.scrollHeight - one.clientHeight - 1)""",
     )
     panes.first.evaluate("(one) => { one.scrollTop = 0 }")
-    page.wait_for_function("document.querySelectorAll('.pane')[1].scrollTop === 0")
+    wait_until(page, "document.querySelectorAll('.pane')[1].scrollTop === 0")
     press(page, "l")
     assert panes.evaluate_all("(all) => all.map((one) => one.scrollHeight - one.clientHeight)") == [
         0,
