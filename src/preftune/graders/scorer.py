@@ -1,0 +1,32 @@
+"""Whatever gives a response a number: a reward model, a grader, a rule, a function of one's own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from preftune.types import Message, Prompt
+
+Answer = tuple[Prompt, tuple[Message, ...]]  # a prompt and a response to it
+
+
+class Scorer(Protocol):
+    """Scores responses; higher is better. A score depends on its own row, not on its neighbours."""
+
+    @property
+    def name(self) -> str:
+        """Who scores, exactly: equal names mean equal scores."""
+
+    def score(self, rows: Sequence[Answer]) -> list[float | None]:
+        """Return one score per row, in the same order; None where it could give none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FunctionScorer:
+    """Any function of a prompt and a response as a scorer."""
+
+    name: str
+    function: Callable[[Prompt, tuple[Message, ...]], float | None]
+
+    def score(self, rows: Sequence[Answer]) -> list[float | None]:
+        """Return what the function says of each row."""
+        return [self.function(prompt, response) for prompt, response in rows]
