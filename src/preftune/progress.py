@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+
+_SHOWING = ContextVar("_SHOWING", default=False)  # a bar within a bar stays silent
 
 
 class Advance(Protocol):
@@ -34,10 +38,15 @@ def progress(label: str, total: int, *, done: int = 0) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=total, completed=done, note="")
+    silent = _SHOWING.get() or not console.is_terminal
+    showing = _SHOWING.set(True)
+    try:
+        with Progress(*columns, console=console, disable=silent) as bar:
+            task = bar.add_task(label, total=total, completed=done, note="")
 
-        def advance(steps: int = 1, *, note: str = "") -> None:
-            bar.update(task, advance=steps, note=note)
+            def advance(steps: int = 1, *, note: str = "") -> None:
+                bar.update(task, advance=steps, note=note)
 
-        yield advance
+            yield advance
+    finally:
+        _SHOWING.reset(showing)

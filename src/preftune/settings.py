@@ -38,7 +38,10 @@ def options(cls: type) -> Iterator[Option]:
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            yield from options(hint)  # type: ignore[arg-type]  # a class here, never an instance
+            special = _special(field)
+            for option in options(hint):  # type: ignore[arg-type]  # a class here, never an instance
+                own = special.get(option.name, option.default)
+                yield dataclasses.replace(option, default=own)
             continue
         meta = [m for m in get_args(hint)[1:] if isinstance(m, Meta)]
         bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
@@ -123,6 +126,18 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
     return field.default
 
 
+def _special(group: "dataclasses.Field[Any]") -> dict[str, Any]:
+    """Return the defaults that a group has in this class and not by itself."""
+    if group.default_factory is dataclasses.MISSING:
+        return {}
+    start = group.default_factory()
+    return {
+        field.name: getattr(start, field.name)
+        for field in dataclasses.fields(start)
+        if getattr(start, field.name) != _default(field)
+    }
+
+
 def _nearest(name: str, known: Mapping[str, Option]) -> str:
     close = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
@@ -134,7 +149,7 @@ def _nest(cls: type, flat_values: Mapping[str, Any]) -> dict[str, Any]:
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint):
-            nested[field.name] = _nest(hint, flat_values)  # type: ignore[arg-type]
+            nested[field.name] = _nest(hint, {**_special(field), **flat_values})  # type: ignore[arg-type]
         elif field.name in flat_values:
             nested[field.name] = _as_path(hint, flat_values[field.name])
     return nested

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from preftune.engine.optimizer import (
+    Part,
     adamw,
     load_optimizer_tensors,
     lr_factor,
@@ -22,7 +23,8 @@ def model() -> nn.Module:
 
 def learn(net: nn.Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: float = 0.0) -> float:
     net(torch.ones(2, 3)).square().sum().backward()
-    return optimizer_step(trainable(net), optimizer, lr=0.01, max_grad_norm=max_grad_norm)
+    found = optimizer_step(trainable(net), optimizer, lr=0.01, max_grad_norm=max_grad_norm)
+    return found["grad_norm"]
 
 
 def test_schedules_at_known_points() -> None:
@@ -55,12 +57,34 @@ def test_gradient_is_clipped_and_its_norm_before_is_returned() -> None:
     )
     sgd = torch.optim.SGD(net.parameters(), lr=1.0)
     before = torch.cat([p.detach().flatten() for p in net.parameters()])
-    assert optimizer_step(trainable(net), sgd, lr=1.0, max_grad_norm=0.5) == pytest.approx(
-        norm, rel=1e-5
-    )
+    found = optimizer_step(trainable(net), sgd, lr=1.0, max_grad_norm=0.5)
+    assert found == {"grad_norm": pytest.approx(norm, rel=1e-5)}
     after = torch.cat([p.detach().flatten() for p in net.parameters()])
     assert (after - before).norm().item() == pytest.approx(min(0.5, norm), rel=1e-4)
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_each_part_is_clipped_apart_and_has_a_learning_rate_of_its_own() -> None:
+    net = model()
+    parts = (Part(name="critic", mark="2.", lr_factor=10.0), Part(mark="0."))
+    optimizer = adamw(trainable(net), OptimizerSettings(), parts)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    net(torch.ones(2, 3)).square().sum().backward()
+    expected = {part.mark: norm_of(net, part.mark) for part in parts}
+    found = optimizer_step(trainable(net), optimizer, lr=0.001, max_grad_norm=1e-3, parts=parts)
+    assert found == {
+        "grad_norm": pytest.approx(expected["0."], rel=1e-5),
+        "critic_grad_norm": pytest.approx(expected["2."], rel=1e-5),
+    }
+    moved = {name: (p.detach() - before[name]).abs().max() for name, p in net.named_parameters()}
+    assert moved["0.weight"].item() == pytest.approx(0.001, rel=1e-2)
+    assert moved["2.weight"].item() == pytest.approx(0.01, rel=1e-2)
+    assert moved["1.weight"].item() == 0.0  # of no part: not trained
+
+
+def norm_of(net: nn.Module, prefix: str) -> float:
+    grads = [p.grad for name, p in net.named_parameters() if name.startswith(prefix)]
+    return math.sqrt(sum(float(grad.square().sum()) for grad in grads if grad is not None))
 
 
 def test_only_matrices_decay() -> None:

@@ -19,7 +19,7 @@ from preftune.errors import CheckpointError
 from preftune.files import sha256_of
 from preftune.models.new import new_model
 from preftune.training import sft
-from preftune.training.run import read_rows
+from preftune.training.logs import read_rows
 from preftune.training.settings import RunSettings, SftSettings
 from preftune.types import Demonstration, assistant, make_prompt, user
 

@@ -21,7 +21,8 @@ from preftune.engine.settings import OptimizerSettings
 from preftune.errors import CheckpointError
 from preftune.files import disk_trouble_named, sha256_of
 from preftune.models.new import new_model
-from preftune.training.run import Run, read_rows
+from preftune.training.logs import read_rows
+from preftune.training.run import Run
 from preftune.training.settings import RunSettings
 from preftune.types import Demonstration, assistant, make_prompt, user
 

@@ -40,7 +40,8 @@ from preftune.engine.learner import Learner
 from preftune.engine.settings import OptimizerSettings
 from preftune.files import atomic_folder, sha256_of
 from preftune.models.new import new_model
-from preftune.training.run import Run, read_rows
+from preftune.training.logs import read_rows
+from preftune.training.run import Run
 from preftune.training.settings import RunSettings
 from preftune.types import PreferencePair, assistant, content_id, make_prompt, user
 

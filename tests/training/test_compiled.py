@@ -10,8 +10,8 @@ import pytest
 from preftune.engine.settings import EngineSettings
 from preftune.errors import SettingsError
 from preftune.training import reward
+from preftune.training.logs import read_rows
 from preftune.training.method_settings import RewardSettings
-from preftune.training.run import read_rows
 from preftune.training.settings import RunSettings
 
 

@@ -10,7 +10,7 @@ from preftune.engine.settings import OptimizerSettings
 from preftune.errors import SettingsError
 from preftune.settings import checked
 from preftune.training import direct
-from preftune.training.run import read_rows
+from preftune.training.logs import read_rows
 from preftune.training.settings import DirectSettings, RunSettings
 
 

@@ -28,8 +28,8 @@ from preftune.training.listwise_rows import (
     ranked_rows,
     read_held_out,
 )
+from preftune.training.logs import read_rows
 from preftune.training.method_settings import ListwiseSettings
-from preftune.training.run import read_rows
 from preftune.training.settings import LengthSettings, RunSettings
 from preftune.types import PreferencePair, RankedList, assistant
 

@@ -23,10 +23,11 @@ from preftune.models.lora import LoraSettings
 from preftune.models.new import new_model
 from preftune.models.tokens import TokenSequence
 from preftune.training import direct
+from preftune.training.logs import read_rows
 from preftune.training.loss_sum import LossSum, parse_terms, resolved
 from preftune.training.objectives import OBJECTIVES
 from preftune.training.pair_inputs import PairInputs, Side, StepState, turn_numbers
-from preftune.training.run import read_rows
+from preftune.training.pair_step import backward, check_step_0
 from preftune.training.running import remember, state_of
 from preftune.training.settings import (
     DirectSettings,
@@ -411,7 +412,7 @@ def few_steps(folder: Path, s: DirectSettings) -> list[dict[str, float]]:
     for step, numbers in enumerate(order.batches()):
         state = state_of(learner.extra, step=step, seed=0)
         reference = start.of if loss.has_reference else None
-        figures = direct.backward(core, rows, numbers, reference, loss, state, s.engine)
+        figures = backward(core, rows, numbers, reference, loss, state, s.engine)
         remember(learner.extra, figures.pairs, loss, state)
         found.append(figures.metrics() | learner.update(step))
     return found
@@ -518,9 +519,9 @@ def test_a_loss_over_the_whole_step_refuses_a_step_of_one_pair(
 def test_a_wrong_start_stops_the_run() -> None:
     p = equal_step()
     loss = LossSum.of(settings("sigmoid"))
-    direct.check_step_0(p, loss.losses(p), loss)
+    check_step_0(p, loss.losses(p), loss)
     with pytest.raises(HealthError, match=r"is 0\.793147, not the 0\.693147"):
-        direct.check_step_0(p, loss.losses(p) + 0.1, loss)
+        check_step_0(p, loss.losses(p) + 0.1, loss)
     moved = replace(p, chosen=replace(p.chosen, reference=p.chosen.reference + 1e-3))
     with pytest.raises(HealthError, match="policy and reference differ by"):
-        direct.check_step_0(moved, loss.losses(moved), loss)
+        check_step_0(moved, loss.losses(moved), loss)

@@ -19,10 +19,10 @@ from preftune.models.heads import RewardModel, TieParameter, load_reward_model, 
 from preftune.models.tokens import TokenSequence
 from preftune.training import reward
 from preftune.training.listwise_rows import RankedRow, in_lists, ranked_rows
+from preftune.training.logs import read_rows
 from preftune.training.method_settings import RewardSettings
 from preftune.training.reward_data import Material, check_data, check_ends
 from preftune.training.rows import PairRow, TokenRows
-from preftune.training.run import read_rows
 from preftune.training.settings import RunSettings
 from preftune.training.tokenise import pair_rows
 from preftune.types import Message, PreferencePair, RankedList, assistant

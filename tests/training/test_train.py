@@ -17,8 +17,8 @@ from preftune.models.load import load_policy
 from preftune.models.lora import LoraSettings
 from preftune.settings import build, read_yaml
 from preftune.training import direct, reward, sft
+from preftune.training.logs import read_rows
 from preftune.training.method_settings import RewardSettings
-from preftune.training.run import read_rows
 from preftune.training.settings import (
     DirectSettings,
     LengthSettings,

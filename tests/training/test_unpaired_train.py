@@ -21,8 +21,8 @@ from preftune.models.tokens import TokenSequence
 from preftune.training import unpaired
 from preftune.training.listwise_rows import SingleRow
 from preftune.training.logratios import check_step_0
+from preftune.training.logs import read_rows
 from preftune.training.method_settings import UnpairedSettings
-from preftune.training.run import read_rows
 from preftune.training.settings import RunSettings
 from preftune.types import UnpairedRow
 

@@ -20,7 +20,7 @@ from preftune.inference.backend import TransformersGenerator, load_generator
 from preftune.inference.score import sequence_logps
 from preftune.responses.generator import GenerateSettings
 from preftune.responses.sample import sample
-from preftune.training.run import read_rows
+from preftune.training.logs import read_rows
 from preftune.types import Comparison, Judgment, Message, Prompt, Rater, Response, text_of
 
 SEEDS = (101, 202)  # replies are drawn twice and averaged: one draw alone moves the win rate by .03

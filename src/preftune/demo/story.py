@@ -15,8 +15,8 @@ from preftune.files import sha256_of
 from preftune.plots import BLUE, GREY, figure, svg
 from preftune.responses.generator import Request
 from preftune.training.held_out import read_held_out
+from preftune.training.logs import read_rows
 from preftune.training.plots import run_svg
-from preftune.training.run import read_rows
 from preftune.types import Response, text_of
 
 FLAGSHIP_SEEDS = (0, 1, 2, 3)

@@ -42,6 +42,7 @@ class Core:
     model: Any
     note: str = ""  # why prefixes are not shared; empty when they are
     own_head: bool = True  # False: logits come from the model's own forward
+    temperature: float = 1.0  # logits are divided by it
     checked: bool = False
     recompute: bool = False
     compiled: CompiledLayers = field(default_factory=CompiledLayers)
@@ -93,19 +94,26 @@ class Core:
             collisions: also return log sum_v p_v^2 of each token's distribution.
         """
         if not self.own_head:
-            return token_logprobs(self.model, [s for row in rows for s in row])
+            sequences = [s for row in rows for s in row]
+            return token_logprobs(self.model, sequences, temperature=self.temperature)
         if not self.checked:
             self.checked = True
             self.check(rows)
-        layout, hidden = self._hidden(rows)
-        read = hidden[layout.scored]
-        head = head_of(self.model)
+        layout, read = self.states(rows)
+        head = replace(head_of(self.model), temperature=self.temperature)
         logprobs = head_logprobs(head, read, layout.targets)
         return TokenLogprobs(
-            logprobs=_spread(logprobs, layout),
+            logprobs=spread(logprobs, layout),
             own=layout.own,
-            log_collisions=_spread(log_collisions(head, read), layout) if collisions else None,
+            log_collisions=spread(log_collisions(head, read), layout) if collisions else None,
         )
+
+    def states(
+        self, rows: Sequence[Sequence[TokenSequence]]
+    ) -> tuple[Layout, Float[Tensor, "N D"]]:
+        """Return the last hidden state before each own token, sequence after sequence."""
+        layout, hidden = self._hidden(rows)
+        return layout, hidden[layout.scored]
 
     def check(self, rows: Sequence[Sequence[TokenSequence]]) -> None:
         """Compare this way with the plain padded forward on the shortest of these rows.
@@ -119,7 +127,7 @@ class Core:
         with evaluating(self.model):
             stream = replace(self, worth=0.0, checked=True, compiled=CompiledLayers())
             fast = stream.token_logprobs([row]).logprobs
-            plain = token_logprobs(self.model, row).logprobs
+            plain = token_logprobs(self.model, row, temperature=self.temperature).logprobs
         worst, allowed = (fast - plain).abs().max().item(), tolerance(self.model)
         if not worst <= allowed:
             raise HealthError(
@@ -206,7 +214,7 @@ def body_of(model: Any) -> Any:
     return _causal(model).base_model
 
 
-def _spread(values: Float[Tensor, " N"], layout: Layout) -> Float[Tensor, "B W"]:
+def spread(values: Float[Tensor, " N"], layout: Layout) -> Float[Tensor, "B W"]:
     """Return one row per sequence, own tokens from the left, 0 behind them."""
     empty = torch.zeros(layout.own.shape, dtype=values.dtype, device=values.device)
     return empty.masked_scatter(layout.own, values)

@@ -23,6 +23,7 @@ class Head:
     bias: Float[Tensor, " V"] | None = None
     scale: float = 1.0  # logits are multiplied by this
     softcap: float | None = None  # then squashed: cap * tanh(logit / cap)
+    temperature: float = 1.0  # then divided by this
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Return fp32 logits of a chunk of hidden states."""
@@ -31,6 +32,8 @@ class Head:
             found.mul_(self.scale)
         if self.softcap is not None:
             found.div_(self.softcap).tanh_().mul_(self.softcap)
+        if self.temperature != 1.0:
+            found.div_(self.temperature)
         return found
 
 
@@ -122,12 +125,13 @@ def _to_logit_grad_(
     """Turn logits into grad * d logprob / d (output of the linear layer), in place."""
     bend = None
     if head.softcap is not None:
-        bend = 1 - (logits / head.softcap).square_()
+        bend = 1 - (logits * (head.temperature / head.softcap)).square_()
     slope = logits.sub_(sums[:, None]).exp_().mul_(-grad[:, None])
     slope.scatter_add_(-1, targets[:, None], grad[:, None])
     if bend is not None:
         slope.mul_(bend)
-    return slope.mul_(head.scale) if head.scale != 1.0 else slope
+    factor = head.scale / head.temperature
+    return slope.mul_(factor) if factor != 1.0 else slope
 
 
 def _chunks(tokens: int, vocabulary: int, elements: int) -> list[tuple[int, int]]:

@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 from preftune.engine.batches import Order
 from preftune.engine.checkpoint import Checkpoint
 from preftune.engine.optimizer import (
+    WHOLE,
+    Part,
     adamw,
     load_optimizer_tensors,
     lr_factor,
@@ -32,14 +34,24 @@ class Learner:
     optimizer: Optimizer
     order: Order
     settings: OptimizerSettings
+    parts: tuple[Part, ...] = WHOLE
     extra: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module | Masters, order: Order, settings: OptimizerSettings) -> "Learner":
+    def of(
+        cls,
+        model: nn.Module | Masters,
+        order: Order,
+        settings: OptimizerSettings,
+        *,
+        parts: tuple[Part, ...] = WHOLE,
+    ) -> "Learner":
         """Return a learner of a model's trainable parameters, or of the masters made of it."""
         masters = model if isinstance(model, Masters) else Masters(model)
-        optimizer = adamw(masters.weights, settings)
-        return cls(masters=masters, optimizer=optimizer, order=order, settings=settings)
+        optimizer = adamw(masters.weights, settings, parts)
+        return cls(
+            masters=masters, optimizer=optimizer, order=order, settings=settings, parts=parts
+        )
 
     @property
     def model(self) -> nn.Module:
@@ -52,14 +64,20 @@ class Learner:
         factor = lr_factor(
             step, steps=self.order.steps, warmup_frac=s.warmup_frac, schedule=s.schedule
         )
-        norm = optimizer_step(
+        norms = optimizer_step(
             self.masters.weights,
             self.optimizer,
             lr=s.lr * factor,
             max_grad_norm=s.max_grad_norm,
+            parts=self.parts,
         )
         self.masters.publish()
-        return {"lr": s.lr * factor, "grad_norm": norm}
+        return {"lr": s.lr * factor, **norms}
+
+    def forget_gradients(self) -> None:
+        """Leave out what the last backward gave."""
+        for weight in (*self.masters.weights.values(), *self.model.parameters()):
+            weight.grad = None
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return all that a checkpoint must hold, by group: `model`, `optimizer`, `extra`."""

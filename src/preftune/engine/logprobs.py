@@ -35,7 +35,9 @@ class TokenLogprobs:
         return self.own.sum(-1)
 
 
-def token_logprobs(model: nn.Module, sequences: Sequence[TokenSequence]) -> TokenLogprobs:
+def token_logprobs(
+    model: nn.Module, sequences: Sequence[TokenSequence], *, temperature: float = 1.0
+) -> TokenLogprobs:
     """Return the log-prob of every own token of every sequence, in nats.
 
     Position t scores token t + 1, so the first token of a sequence is never scored. The softmax
@@ -44,12 +46,13 @@ def token_logprobs(model: nn.Module, sequences: Sequence[TokenSequence]) -> Toke
     Args:
         model: a causal language model of transformers; gradients flow unless switched off.
         sequences: B prompts with their responses.
+        temperature: logits are divided by it, > 0.
     """
     layout = padded([[sequence] for sequence in sequences]).to(next(model.parameters()).device)
     logits = model(
         input_ids=layout.ids, attention_mask=layout.mask.long(), use_cache=False
     ).logits.flatten(0, 1)
-    scored = logits[layout.scored].float()
+    scored = logits[layout.scored].float() / temperature
     picked = scored.gather(-1, layout.targets[:, None]).squeeze(-1) - scored.logsumexp(-1)
     empty = torch.zeros(layout.own.shape, dtype=picked.dtype, device=picked.device)
     return TokenLogprobs(logprobs=empty.masked_scatter(layout.own, picked), own=layout.own)

@@ -18,6 +18,7 @@ from preftune.models.adapters import add_lora
 from preftune.models.chat import Chat
 from preftune.models.load import REWARD_FILE, load_backbone, max_length, read_config, save_policy
 from preftune.models.lora import LoraSettings
+from preftune.models.reward_card import RewardCard, card_of
 from preftune.models.tokens import TokenSequence
 
 HEAD_FILE = "reward_head.safetensors"
@@ -28,7 +29,8 @@ class RewardModel(nn.Module):
     """Scores a response to a prompt; higher is better.
 
     A decoder is read at the last own token, an encoder at its first ([CLS]). Scores are
-    `(raw - mean) / std`; a fresh model has mean 0 and std 1, so that its scores are raw.
+    `(raw - mean) / std`; a fresh model has mean 0 and std 1, so that its scores are raw. `card`
+    says where these two come from, and what a difference of scores is worth.
     """
 
     mean: Tensor
@@ -41,6 +43,12 @@ class RewardModel(nn.Module):
         self.backbone, self.head, self.kind = backbone, head, kind
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
+        self.card = RewardCard()
+
+    @property
+    def normalised(self) -> bool:
+        """Whether scores are in standard deviations from the mean of a reference set."""
+        return self.card.normalisation is not None or (self.mean.item(), self.std.item()) != (0, 1)
 
     def forward(self, sequences: Sequence[TokenSequence]) -> Float[Tensor, " B"]:
         """Return the normalised score of each sequence.
@@ -49,7 +57,7 @@ class RewardModel(nn.Module):
             ModelError: a sequence without own tokens, or longer than the model can read.
         """
         lengths = [len(sequence) for sequence in sequences]
-        self._check(sequences)
+        self.check(sequences)
         device = self.head.weight.device
         pad = getattr(self.backbone.config, "pad_token_id", None) or 0
         ids = torch.full((len(sequences), max(lengths)), int(pad))
@@ -80,7 +88,20 @@ class RewardModel(nn.Module):
         self.mean.fill_(mean)
         self.std.fill_(max(std, SMALLEST_STD))
 
-    def _check(self, sequences: Sequence[TokenSequence]) -> None:
+    def log_odds(self, gap: float) -> float:
+        """Return by how many nats a response is better whose score is `gap` higher.
+
+        Its sigmoid is the probability that raters prefer it; calibrated where the model is.
+        """
+        slope = 1.0 if self.card.calibration is None else self.card.calibration.slope
+        return gap * self.std.item() * slope
+
+    def check(self, sequences: Sequence[TokenSequence]) -> None:
+        """Refuse what cannot be scored.
+
+        Raises:
+            ModelError: a sequence without own tokens, or longer than the model can read.
+        """
         longest = max_length(self.backbone.config.to_dict())
         for i, sequence in enumerate(sequences):
             if not any(sequence.own):
@@ -155,17 +176,32 @@ def save_reward_model(
         about: what a reader should know of it, such as its objective and tie parameter; kept in
             `reward_model.json`.
     """
-    from safetensors.torch import save_file
-
     save_policy(model.backbone, chat, folder)
-    tensors = {"head.weight": model.head.weight.detach(), "mean": model.mean, "std": model.std}
-    save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, Path(folder) / HEAD_FILE)
-    write_json(Path(folder) / REWARD_FILE, {"kind": model.kind, "format": 1, **(about or {})})
+    save_head(model, folder, about=about)
     return Path(folder)
 
 
-def load_reward_model(folder: str | Path, *, trust_remote_code: bool = False) -> RewardModel:
+def save_head(
+    model: RewardModel, folder: str | Path, *, about: Mapping[str, str | float] | None = None
+) -> None:
+    """Write head, normalisation and what is known of the scores; the backbone stays as it is."""
+    from safetensors.torch import save_file
+
+    tensors = {"head.weight": model.head.weight.detach(), "mean": model.mean, "std": model.std}
+    save_file({k: t.cpu().contiguous() for k, t in tensors.items()}, Path(folder) / HEAD_FILE)
+    said = {"kind": model.kind, "format": 1, **(about or {}), **model.card.about()}
+    write_json(Path(folder) / REWARD_FILE, said)
+
+
+def load_reward_model(
+    folder: str | Path, *, trust_remote_code: bool = False, backbone: Any = None
+) -> RewardModel:
     """Return a reward model from its folder, in eval mode.
+
+    Args:
+        folder: where `save_reward_model` wrote it.
+        trust_remote_code: allow the folder's own Python code.
+        backbone: the folder's backbone where it is in memory already; None loads it.
 
     Raises:
         ModelError: not a reward model's folder, or a damaged one.
@@ -179,11 +215,13 @@ def load_reward_model(folder: str | Path, *, trust_remote_code: bool = False) ->
             f"{folder}: not a reward model (no {HEAD_FILE}). Train one, or give its folder."
         )
     try:
-        kind = json.loads(about.read_text(encoding="utf-8"))["kind"]
+        said = json.loads(about.read_text(encoding="utf-8"))
         tensors = load_file(saved)
-        backbone = load_backbone(folder, trust_remote_code=trust_remote_code)
+        if backbone is None:
+            backbone = load_backbone(folder, trust_remote_code=trust_remote_code)
         head = _empty_head(backbone)
-        model = RewardModel(backbone, head, kind=kind)
+        model = RewardModel(backbone, head, kind=said["kind"])
+        model.card = card_of(said, where=folder)
         with torch.no_grad():
             head.weight.copy_(tensors["head.weight"])
             model.mean.copy_(tensors["mean"])

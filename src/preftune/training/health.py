@@ -186,7 +186,7 @@ class Health:
     def _gradient(self, row: Row) -> Iterator[tuple[str, str]]:
         norm = row["grad_norm"]
         usual = median(self.norms) if len(self.norms) >= WINDOW else None
-        if usual is not None and norm > GRADIENT_JUMP * usual:
+        if usual and norm > GRADIENT_JUMP * usual:
             yield (
                 "gradient",
                 f"the gradient norm jumped to {norm:.3g}, {norm / usual:.0f} times the median. "

@@ -26,6 +26,9 @@ class RewardSettings:
     held_out: Annotated[
         Path | None, Meta(description="Pairs or ranked lists to report accuracy on.")
     ] = None
+    dimension: Annotated[
+        str, Meta(description="Learn from records of this dimension, such as helpful; empty: all.")
+    ] = ""
     objective: Annotated[
         RewardObjective,
         Meta(

@@ -149,7 +149,7 @@ def read_rows(s: Settings) -> tuple[Rows, int]:
         return read_demonstration_rows(s.data, chat, train_on=s.train_on), limit
     if isinstance(s, DirectSettings):
         return read_pair_rows(s.data, chat), limit
-    material = read_material(s.data, chat)
+    material = read_material(s.data, chat, dimension=s.dimension)
     return material if isinstance(material, TokenRows) else ranked_rows(material, chat), limit
 
 

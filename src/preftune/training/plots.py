@@ -1,10 +1,12 @@
 """The curves of a run, one file per thing one would ask about it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from preftune.plots import COLOURS, INK, figure, save, svg
+from preftune.stats.over_optimisation import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +19,13 @@ CURVES = {
     "change per token": ("chosen_change_per_token", "rejected_change_per_token"),
     "log-prob per token": ("chosen_logp_per_token", "rejected_logp_per_token"),
     "rewards": ("chosen_reward", "rejected_reward", "reward_margin"),
-    "gradient norm": ("grad_norm",),
+    "reward": ("reward",),
+    "KL to the reference, nats a response": ("kl",),
+    "length, tokens": ("length_tokens",),
+    "value model": ("explained_variance",),
+    "entropy, nats a token": ("entropy",),
+    "clipped tokens": ("clip_frac",),
+    "gradient norm": ("grad_norm", "critic_grad_norm"),
     "learning rate": ("lr",),
 }
 
@@ -36,10 +44,40 @@ def run_svg(rows: Sequence[Mapping[str, float | int]]) -> str:
     return svg(drawn) if drawn is not None else ""
 
 
+def plot_looks(rows: Sequence[Evaluation], folder: Path) -> None:
+    """Write `watch.svg`: reward, and gold where it is known, against the distance travelled."""
+    if len(rows) < 2:
+        return
+    drawn, (axis, *_) = figure(columns=1, rows=1, width=5.4, height=3.6)
+    far = [max(row.kl, 0.0) ** 0.5 for row in rows]
+    axis.plot(
+        far, [row.proxy for row in rows], "o-", color=COLOURS[0], markersize=3, label="reward"
+    )
+    gold = [
+        (x, row.gold, row.gold_se or 0.0)
+        for x, row in zip(far, rows, strict=True)
+        if row.gold is not None
+    ]
+    if gold:
+        x, y, errors = zip(*gold, strict=True)
+        axis.errorbar(
+            x,
+            y,
+            yerr=[2 * e for e in errors],
+            fmt="s-",
+            color=COLOURS[1],
+            markersize=3,
+            label="gold",
+        )
+    axis.set_xlabel("distance from the reference, √KL (nats a response)", fontsize=8)
+    axis.legend(fontsize=7, frameon=False)
+    save(drawn, folder / "watch.svg")
+
+
 def run_figure(rows: Sequence[Mapping[str, float | int]]) -> "Figure | None":
     """Return one panel per group of metrics that the rows have, None without rows."""
     groups = {
-        title: [name for name in names if rows and name in rows[0]]
+        title: [name for name in names if any(name in row for row in rows)]
         for title, names in CURVES.items()
     }
     groups = {title: names for title, names in groups.items() if names}
@@ -51,7 +89,13 @@ def run_figure(rows: Sequence[Mapping[str, float | int]]) -> "Figure | None":
     steps = [row["step"] for row in rows]
     for axis, (title, names) in zip(axes, groups.items(), strict=False):
         for name, colour in zip(names, COLOURS, strict=False):
-            axis.plot(steps, [row[name] for row in rows], color=colour, linewidth=1.2, label=name)
+            axis.plot(
+                steps,
+                [row.get(name, math.nan) for row in rows],
+                color=colour,
+                linewidth=1.2,
+                label=name,
+            )
         axis.set_title(title, fontsize=9, color=INK, loc="left")
         if len(names) > 1:
             axis.legend(fontsize=7, frameon=False, loc="upper left")

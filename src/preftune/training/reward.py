@@ -20,11 +20,12 @@ from preftune.losses.pairwise import (
     soft_bradley_terry_loss,
 )
 from preftune.models.chat import Chat, load_chat
-from preftune.models.fingerprint import model_fingerprint
+from preftune.models.fingerprint import fingerprint, model_fingerprint
 from preftune.models.heads import RewardModel, TieParameter, new_reward_model, save_reward_model
+from preftune.models.reward_card import STARTED_FROM, Normalisation, RewardCard
 from preftune.settings import checked
 from preftune.training.facts import Leans
-from preftune.training.listwise_rows import Comparisons, Lists, RankedRow, in_lists, read_held_out
+from preftune.training.listwise_rows import Comparisons, Lists, RankedRow, in_lists
 from preftune.training.method_settings import RewardSettings
 from preftune.training.reward_data import (
     PER_LIST,
@@ -34,6 +35,7 @@ from preftune.training.reward_data import (
     leans_of,
     material_hash,
     preference_rows,
+    read_held_out_of,
     read_material,
     tie_share,
 )
@@ -57,14 +59,15 @@ def train(settings: RewardSettings) -> Path:
     """
     s = checked(settings)
     chat = load_chat(s.model)
-    material = read_material(s.data, chat)
-    held_out = read_held_out(s.held_out)
+    material = read_material(s.data, chat, dimension=s.dimension)
+    held_out = read_held_out_of(s.held_out, s.dimension)
     check_data(material, s)
     model = new_reward_model(s.model, seed=s.run.seed, lora=s.lora)
     inputs = {"data": material_hash(material), "model": model_fingerprint(model, chat)}
     with Run.open(s, method="reward", inputs=inputs) as run:
         if run.finished:
             return run.final
+        about = about_model(model, s)
         rows = preference_rows(run, material, chat, s)
         s = run.settled(s, rows)
         order = Order.of_lengths(stream_lengths(rows), s.optimizer, seed=s.run.seed)
@@ -78,12 +81,22 @@ def train(settings: RewardSettings) -> Path:
             run.update(learner, step=step, metrics=metrics)
         masters.finish()
         model.eval()
-        model.set_normalisation(*mean_and_std(model, rows[:NORMALISE_ON]))
+        normalise(model, rows[:NORMALISE_ON], s)
         if held_out:
             leans = leans_of(material)
             report_held_out(run, model, chat, s, trained_on=leans, held_out=held_out)
-        about = {"objective": s.objective} | ({ties.name: ties().item()} if ties else {})
+        about |= {ties.name: ties().item()} if ties else {}
         return run.publish(lambda folder: save_reward_model(model, chat, folder, about=about))
+
+
+def about_model(model: RewardModel, s: RewardSettings) -> dict[str, str | float]:
+    """Return what the folder of a reward model says of it; to be asked before it is trained."""
+    about: dict[str, str | float] = {"objective": s.objective}
+    if s.dimension:
+        about["dimension"] = s.dimension
+    if not s.lora.lora_rank:
+        about[STARTED_FROM] = fingerprint(model.backbone)
+    return about
 
 
 def backward(
@@ -233,7 +246,12 @@ def scores_of(model: RewardModel, rows: Sequence[PreferenceRow]) -> Tensor:
     return torch.cat([rewards_of(model, micro) for micro in chunks(rows, SCORE_BATCH)])
 
 
-def mean_and_std(model: RewardModel, rows: Sequence[PreferenceRow]) -> tuple[float, float]:
-    """Return mean and population standard deviation of the raw scores of all responses."""
+def normalise(model: RewardModel, rows: Sequence[PreferenceRow], s: RewardSettings) -> None:
+    """Give the scores of these training rows mean 0 and standard deviation 1, and say so."""
     scores = scores_of(model, rows).double()
-    return scores.mean().item(), scores.std(correction=0).clamp_min(1e-8).item()
+    mean, std = scores.mean().item(), scores.std(correction=0).clamp_min(1e-8).item()
+    model.set_normalisation(mean, std)
+    said = Normalisation(
+        mean=mean, std=std, responses=len(scores), source=f"{s.data.name} (training rows)"
+    )
+    model.card = RewardCard(normalisation=said)

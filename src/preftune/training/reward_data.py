@@ -2,44 +2,85 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from preftune.datasets import dataset_hash, scan
 from preftune.errors import DataError, SettingsError
 from preftune.models.chat import Chat
+from preftune.text import visible
 from preftune.training.facts import Leans, lean_of
 from preftune.training.listwise_rows import (
     RankedRow,
     one_pair_each,
     ranked_rows,
     read_either,
+    read_held_out,
     rows_that_fit,
 )
 from preftune.training.method_settings import RewardSettings
 from preftune.training.rows import PairRow, TokenRows
 from preftune.training.run import Run
-from preftune.training.tokenise import read_pair_rows
+from preftune.training.tokenise import pair_rows, read_pair_rows
 from preftune.types import PreferencePair, RankedList
 
 WITH_TIES = ("davidson", "rao-kupper")
 PER_LIST = ("plackett-luce", "all-pairs", "best-of-k")
 
 PreferenceRow = PairRow | RankedRow
+R = TypeVar("R", bound=PreferencePair | RankedList)
 Material = TokenRows[PairRow] | Sequence[RankedList]
 
 
-def read_material(path: Path, chat: Chat) -> Material:
+def read_material(path: Path, chat: Chat, *, dimension: str = "") -> Material:
     """Return the rows of a file of pairs, or the ranked lists of a file of those.
 
+    Args:
+        path: the file.
+        chat: tokens and template.
+        dimension: take the records of this dimension alone, and hold them in memory; empty: all.
+
     Raises:
-        DataError: it holds anything else, or both, or rows that cannot be used.
+        DataError: it holds anything else, or both, or rows that cannot be used, or none of the
+            dimension.
     """
     first = next(scan(path).rows).record
-    if isinstance(first, PreferencePair):
+    if isinstance(first, PreferencePair) and not dimension:
         return read_pair_rows(path, chat)
-    records = read_either(path, RankedList, PreferencePair)
+    everything = [*read_either(path, RankedList, PreferencePair)]
+    records = of_dimension(everything, dimension, path)
+    pairs = [record for record in records if isinstance(record, PreferencePair)]
+    if pairs:
+        return pair_rows(pairs, chat)
     return [record for record in records if isinstance(record, RankedList)]
+
+
+def read_held_out_of(path: Path | None, dimension: str) -> list[PreferencePair]:
+    """Return the pairs of a held-out file, one of each ranked list, of one dimension or of all.
+
+    Raises:
+        DataError: the file gives no pair of the dimension.
+    """
+    pairs = read_held_out(path)
+    return pairs if path is None else of_dimension(pairs, dimension, path)
+
+
+def of_dimension(records: Sequence[R], dimension: str, path: Path) -> list[R]:
+    """Return the records of one dimension; all of them if it is empty.
+
+    Raises:
+        DataError: there is none; names the dimensions that there are.
+    """
+    if not dimension:
+        return list(records)
+    kept = [record for record in records if record.dimension == dimension]
+    if not kept:
+        there = sorted({visible(record.dimension) for record in records})
+        raise DataError(
+            f"{path}: no record of dimension {visible(dimension)!r}. There are: {', '.join(there)}."
+        )
+    return kept
 
 
 def material_hash(material: Material) -> str:

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-import msgspec
 import torch
 from torch import nn
 
@@ -62,6 +61,7 @@ from preftune.settings import build, flat, read_yaml, write_yaml
 from preftune.training.facts import Leans
 from preftune.training.health import Health, probe_warnings
 from preftune.training.held_out import FILE, held_out_report
+from preftune.training.logs import LOGS, cut, read_rows
 from preftune.training.plots import plot_run
 from preftune.training.probe import Probe
 from preftune.training.rows import Row, TokenRows, fit_length, model_limit
@@ -72,7 +72,6 @@ from preftune.training.workload import RowSizes, S, settled
 
 REFERENCE_CACHE_BYTES = 5 << 30
 UNCOUNTABLE = (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError)
-LOGS = ("metrics.jsonl", "timing.jsonl", "warnings.jsonl", "probes.jsonl")
 
 
 class Stopped(KeyboardInterrupt):
@@ -90,6 +89,7 @@ class Run:
     key: Key = field(default_factory=installation_key)
     health: Health = field(default_factory=Health)
     stop_reason: str = ""
+    spent: dict[str, float] = field(default_factory=dict)  # seconds of the parts of this step
 
     @classmethod
     @contextmanager
@@ -147,7 +147,7 @@ class Run:
         ends the step at hand, saves and raises `Stopped`; a second one ends the process at once.
         """
         done = self._restore(learner)
-        if self._ended():
+        if self.stop_reason:
             return
         steps = learner.order.steps
         with progress(self.folder.name, steps, done=done) as advance, stop_signals() as asked:
@@ -155,10 +155,12 @@ class Run:
                 determinism.seed_step(self.settings.seed, step)
                 began = time.perf_counter()
                 yield step, rows
-                seconds = round(time.perf_counter() - began, 4)
-                append_jsonl(self.folder / "timing.jsonl", {"step": step, "seconds": seconds})
+                seconds = {"seconds": time.perf_counter() - began, **self.spent}
+                row = {name: round(spent, 4) for name, spent in seconds.items()}
+                append_jsonl(self.folder / "timing.jsonl", {"step": step, **row})
+                self.spent.clear()
                 advance(note=self.health.note)
-                last = step + 1 == steps or self._ended()
+                last = step + 1 == steps or bool(self.stop_reason)
                 if last or asked() or (step + 1) % self.settings.save_every == 0:
                     self._save(step + 1, learner)
                 if asked() and not last:
@@ -166,7 +168,7 @@ class Run:
                         f"{self.folder}: stopped and saved after step {step + 1} of {steps}. "
                         "Run the same command to go on."
                     )
-                if self._ended():
+                if self.stop_reason:
                     return
 
     def update(self, learner: Learner, *, step: int, metrics: Mapping[str, float]) -> None:
@@ -175,13 +177,45 @@ class Run:
         Raises:
             HealthError: the loss or the gradient is not a number; nothing was learnt from it.
         """
-        loss = metrics["loss"]
+        learnt = self.learn(learner, step=step, loss=metrics["loss"])
+        self.record(step, {**metrics, **learnt})
+
+    def learn(self, learner: Learner, *, step: int, loss: float) -> dict[str, float]:
+        """Make one optimiser step with the gradients at hand; return its rate and norms.
+
+        Raises:
+            HealthError: the loss or the gradient is not a number; nothing was learnt from it.
+        """
         if not math.isfinite(loss):
             raise HealthError(f"{self.folder}: the loss of step {step} is {loss}. Lower --lr.")
-        row = {"step": step, **metrics, **learner.update(step)}
+        return learner.update(step)
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a step and watch the health; once per step."""
+        row = {"step": step, **metrics}
         append_jsonl(self.folder / "metrics.jsonl", row)
         for warning in self.health.watch(row):
             self.warn(warning, step=step)
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Count the time inside the block as a part of the step's, under its own name."""
+        began = time.perf_counter()
+        yield
+        self.spent[what] = self.spent.get(what, 0.0) + time.perf_counter() - began
+
+    def end_early(self, reason: str, *, step: int) -> None:
+        """Let this step be the last."""
+        self.stop_reason = reason
+        self.warn(f"ended early: {reason}", step=step)
+
+    def log_probe(self, row: Mapping[str, Any]) -> None:
+        """Log what fresh samples showed."""
+        append_jsonl(self.folder / "probes.jsonl", row)
+
+    def probes(self) -> list[dict[str, Any]]:
+        """Return what fresh samples have shown so far."""
+        return read_rows(self.folder / "probes.jsonl")
 
     def rows_that_fit(
         self,
@@ -268,12 +302,12 @@ class Run:
         if not probe.due(step):
             return
         row = {"step": step, **probe.measure(policy, step=step)}
-        append_jsonl(self.folder / "probes.jsonl", row)
+        self.log_probe(row)
         for warning in probe_warnings(row, kl_alarm=probe.settings.kl_alarm):
             self.warn(warning, step=step)
         if probe.settings.kl_stop and row["kl"] > probe.settings.kl_stop:
-            self.stop_reason = f"sampled KL {row['kl']:.2f} above kl_stop {probe.settings.kl_stop}"
-            self.warn(f"ended early: {self.stop_reason}", step=step)
+            reason = f"sampled KL {row['kl']:.2f} above kl_stop {probe.settings.kl_stop}"
+            self.end_early(reason, step=step)
 
     def report_held_out(
         self,
@@ -302,9 +336,6 @@ class Run:
             write_manifest(writing, origin=self._origin())
         return self.final
 
-    def _ended(self) -> bool:
-        return bool(self.stop_reason)
-
     def _enter(self, settings: Any, *, method: str) -> None:
         for left_over in self.folder.rglob(".*.tmp"):
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
@@ -324,12 +355,7 @@ class Run:
             {**self.inputs, "method": method},
         )
         old = flat(build(type(settings), read_yaml(self.folder / "settings.yaml")))
-        new = flat(settings)
-        refuse_other(
-            f"{self.folder}",
-            decisive(old),
-            decisive(new),
-        )
+        refuse_other(f"{self.folder}", decisive(old), decisive(flat(settings)))
         changed = [name for name, value in now.items() if before["environment"].get(name) != value]
         if changed:
             self.warn(f"resumed with other {', '.join(changed)}: not bit-exact from here on")
@@ -354,7 +380,7 @@ class Run:
             done = checkpoint.step
             self.stop_reason = checkpoint.state.get("stop_reason", "")
         for name in LOGS:
-            _cut(self.folder / name, done)
+            cut(self.folder / name, done)
         if len(self.metrics()) != done:
             self.warn(f"metrics.jsonl holds {len(self.metrics())} of the {done} steps done")
         self.health.replay(self.metrics())
@@ -372,25 +398,3 @@ class Run:
             origin=self._origin(),
             key=self.key,
         )
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a log; a torn last line is left out.
-
-    Raises:
-        CheckpointError: a line that is not JSON.
-    """
-    if not path.exists():
-        return []
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    try:
-        return [msgspec.json.decode(line) for line in whole.splitlines()]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: {error}. Start the run in a new folder.") from error
-
-
-def _cut(path: Path, done: int) -> None:
-    """Keep the rows of the steps before `done`: the rest is made again, the same."""
-    if path.exists():
-        rows = [r for r in read_rows(path) if r["step"] is None or r["step"] < done]
-        write_atomic(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))

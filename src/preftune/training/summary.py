@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from preftune.files import read_json
 from preftune.training.held_out import FILE, read_held_out
-from preftune.training.run import read_rows
+from preftune.training.logs import read_rows
 
 
 def summary(folder: Path) -> str:
@@ -18,6 +19,7 @@ def summary(folder: Path) -> str:
     ]
     if (folder / FILE).exists():
         lines.append(str(read_held_out(folder)))
+    lines += _roles(folder / "roles.json")
     lines.append(f"model: {folder / 'final'}")
     lines.append(f"curves: {folder / 'plots' / 'curves.svg'}")
     return "\n".join(lines)
@@ -26,6 +28,11 @@ def summary(folder: Path) -> str:
 def _fell(rows: Sequence[Mapping[str, float]]) -> str:
     """Return first and last loss; in preference tuning the NLL term stands beside it."""
     first, last = rows[0], rows[-1]
+    if "reward" in first:
+        return (
+            f"reward {first['reward']:.3f} → {last['reward']:.3f}, KL to the reference "
+            f"{last['kl']:.2f} nats a response"
+        )
     if "preference_loss" not in first:
         return f"loss {first['loss']:.4f} → {last['loss']:.4f} nats"
     return (
@@ -34,9 +41,14 @@ def _fell(rows: Sequence[Mapping[str, float]]) -> str:
     )
 
 
+def _roles(file: Path) -> list[str]:
+    """Return which weights existed, of a run in which several models took part."""
+    return [f"{role}: {size}" for role, size in read_json(file).items()] if file.exists() else []
+
+
 def _moved(rows: Sequence[Mapping[str, float]]) -> list[str]:
     """Return a line on what preference tuning did to both sides by the last quarter of the run."""
-    if "reward_margin" not in rows[0]:
+    if "reward_margin" not in rows[0] or "reward" in rows[0]:
         return []
 
     def mean(name: str) -> float:
