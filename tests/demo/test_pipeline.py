@@ -1,18 +1,21 @@
 """The demo's own stages at a tenth of the work: every file there, and nothing unproven ships."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from preftune.demo.labelling import couples, label_accuracy, rater_accuracy, spoilt
-from preftune.demo.pipeline import DemoResult, dpo_settings, expected, run_demo
+from preftune.demo.pipeline import DemoResult, expected, run_demo
 from preftune.demo.raters import PANEL
-from preftune.demo.settings import CAUGHT_BY, DemoSettings
+from preftune.demo.settings import CAUGHT_BY, DemoSettings, Method
+from preftune.demo.tuning import TITLES, Tuning, dpo_settings, tune
 from preftune.demo.world import CareDesk
 from preftune.errors import SettingsError
 from preftune.evaluation.evaluate import read_evaluation
 from preftune.evaluation.gate import GateReport, GateResult, read_gate
+from preftune.training.logs import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,35 @@ def test_the_report_says_that_labels_are_simulated_and_loads_nothing(
     assert not re.search(r"<script|<link|src=[\"']http|@import", page)
 
 
+@pytest.mark.parametrize("method", [method for method in TITLES if method != "dpo"])
+def test_every_other_method_tunes_the_same_desk(
+    ran: tuple[DemoSettings, DemoResult, str], tmp_path: Path, method: Method
+) -> None:
+    s, _, _ = ran
+    tuned = tune(
+        Tuning(
+            world=CareDesk(),
+            s=replace(s, method=method, out=tmp_path),
+            sft=s.out / "teaching" / "sft" / "final",
+            pairs=s.out / "pairs.jsonl",
+            reward=s.out / "reward" / "final",
+        )
+    )
+    assert (tuned / "model.safetensors").exists()
+    rows = read_rows(tmp_path / method / "metrics.jsonl")
+    assert len(rows) >= 5
+    if method in ("rloo", "ppo", "online-dpo"):
+        assert rows[-1]["kl"] != rows[0]["kl"]
+        assert "gold" in read_rows(tmp_path / method / "probes.jsonl")[0]
+
+
+def test_a_sabotage_belongs_to_its_method() -> None:
+    with pytest.raises(SettingsError, match="Use --method rloo"):
+        DemoSettings(sabotage="beta-0-rl")
+    with pytest.raises(SettingsError, match="Use --method dpo"):
+        DemoSettings(sabotage="lr-x10", method="ppo")
+
+
 def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(SettingsError, match="something else"):
@@ -90,7 +122,8 @@ def verdict(*missed: str) -> DemoResult:
 
 @pytest.mark.parametrize("sabotage", list(CAUGHT_BY))
 def test_a_sabotage_counts_as_caught_only_by_its_own_gates(sabotage: str) -> None:
-    s = DemoSettings(sabotage=sabotage)  # type: ignore[arg-type]  # one of the names
+    method: Method = "rloo" if sabotage == "beta-0-rl" else "dpo"
+    s = DemoSettings(sabotage=sabotage, method=method)  # type: ignore[arg-type]  # one of the names
     named = CAUGHT_BY[s.sabotage]
     assert "was stopped" in expected(s, verdict(*named))
     assert "got PAST" in expected(s, verdict(*named[1:]))
@@ -104,7 +137,15 @@ def test_flip_40_spoils_the_labels_and_lr_x10_the_rate() -> None:
     assert label_accuracy(world, pairs) == 1.0
     assert label_accuracy(world, flipped) == pytest.approx(0.6)
     plain, times_ten = (
-        dpo_settings(DemoSettings(sabotage=name), sft=Path("a"), pairs=Path("b"))
+        dpo_settings(
+            Tuning(
+                world=world,
+                s=DemoSettings(sabotage=name),
+                sft=Path("a"),
+                pairs=Path("b"),
+                reward=Path("c"),
+            )
+        )
         for name in ("none", "lr-x10")
     )
     assert times_ten.optimizer.lr == pytest.approx(10 * plain.optimizer.lr)

@@ -3,6 +3,7 @@
 Real processes, real SIGKILL: children of a fork server that has the libraries loaded already.
 """
 
+import json
 import multiprocessing
 import os
 import random
@@ -23,8 +24,17 @@ from preftune.engine.settings import OptimizerSettings
 from preftune.files import sha256_of
 from preftune.models.lora import LoraSettings
 from preftune.models.new import new_model
-from preftune.training import direct, reward, sft
+from preftune.training import direct, online, ppo, reward, rft, sft
 from preftune.training.method_settings import RewardSettings
+from preftune.training.policy_settings import (
+    LeashSettings,
+    OnlineSettings,
+    PpoSettings,
+    RewardingSettings,
+    RftSettings,
+    RolloutSettings,
+    WatchSettings,
+)
 from preftune.training.run import Run
 from preftune.training.settings import (
     DirectSettings,
@@ -35,7 +45,9 @@ from preftune.training.settings import (
 from preftune.types import Demonstration, PreferencePair, assistant, content_id, make_prompt, user
 
 KILLS = 5  # of each method
-PRELOAD = ["preftune.training.sft", "preftune.training.reward", "preftune.training.direct"]
+PRELOAD = [
+    f"preftune.training.{name}" for name in ("sft", "reward", "direct", "rft", "ppo", "online")
+]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOAD)
 OPTIMIZER = OptimizerSettings(lr=1e-3, batch_size=4, epochs=4.0)
@@ -71,6 +83,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_records(folder / "pairs.jsonl", rows(), format="preftune")
     chats = [Demonstration(id=p.id, prompt=p.prompt, response=p.chosen) for p in rows()]
     write_records(folder / "chats.jsonl", chats, format="preftune")
+    asked = [
+        {"messages": [{"role": "user", "content": p.prompt.messages[0].content}]} for p in rows()
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    (folder / "grader.yaml").write_text(GRADER)
     return folder
 
 
@@ -105,10 +122,48 @@ def direct_settings(world: Path, out: Path) -> DirectSettings:
     )
 
 
+GRADER = """
+type: string_check
+name: fine
+input: "{{ sample.output_text }}"
+reference: fine
+operation: ilike
+"""
+SMALL = OptimizerSettings(lr=3e-3, batch_size=4, epochs=1.0)
+
+
+def fresh(world: Path, out: Path, samples: int) -> dict[str, Any]:
+    return {
+        "model": str(world / "base"),
+        "data": world / "rows.jsonl",
+        "rollout": RolloutSettings(samples=samples, max_new_tokens=6),
+        "rewarding": RewardingSettings(grader=world / "grader.yaml", missing_eos_penalty=0.1),
+        "watch": WatchSettings(watch_every=4, watch_prompts=4, audit=world / "grader.yaml"),
+        "optimizer": SMALL,
+        "run": RunSettings(out=out, threads=1, save_every=3),
+    }
+
+
+def rft_settings(world: Path, out: Path) -> RftSettings:
+    leash = LeashSettings(kl_coef=0.2, kl_target=0.5, kl_horizon=100)
+    return RftSettings(**fresh(world, out, 4), leash=leash)
+
+
+def ppo_settings(world: Path, out: Path) -> PpoSettings:
+    return PpoSettings(**fresh(world, out, 2), lora=LoraSettings(lora_rank=2))
+
+
+def online_settings(world: Path, out: Path) -> OnlineSettings:
+    return OnlineSettings(**fresh(world, out, 4))
+
+
 METHODS: dict[str, tuple[Callable[..., Path], Callable[[Path, Path], Any]]] = {
     "sft": (sft.train, sft_settings),
     "reward": (reward.train, reward_settings),
     "direct": (direct.train, direct_settings),
+    "rft": (rft.train, rft_settings),
+    "ppo": (ppo.train, ppo_settings),
+    "online": (online.train, online_settings),
 }
 
 

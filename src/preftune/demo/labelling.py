@@ -79,7 +79,7 @@ def _said(
     """Return what was said of the comparisons: by a person, or by simulated raters."""
     if s.label:
         return label_by_hand(shown, store=s.label_store, port=s.label_port, say=say)
-    panel = LENGTH_JUDGES if s.sabotage == "length-judge" else PANEL
+    panel = LENGTH_JUDGES if s.sabotage in ("length-judge", "beta-0-rl") else PANEL
     return Judged(comparisons=shown, judgments=world.label(shown, panel, seed=s.seed))
 
 

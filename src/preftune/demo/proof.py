@@ -105,7 +105,7 @@ def prove(
     baseline: Answers,
     candidate: Answers,
     labelled: Labelled,
-    run: Path,
+    run: Path | None,
 ) -> Evaluation:
     """Return all that is known of the candidate: wins, facts, slices, KL, data, displacement."""
     comparisons, judgments = judged_by_gold(prompts, baseline.all, candidate.all)
@@ -128,7 +128,7 @@ def prove(
                 prompts={p.id: p for p in prompts},
                 responses=candidate.all,
             ),
-            displacement_measure(run),
+            *([displacement_measure(run)] if run is not None else []),
             data_measure(labelled, baseline),
             audit_measure(prompts, baseline, candidate),
         ],

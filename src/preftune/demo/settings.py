@@ -9,13 +9,15 @@ from msgspec import Meta
 
 from preftune.errors import SettingsError
 
-Sabotage = Literal["none", "length-judge", "ood-pairs", "lr-x10", "flip-40"]
+Method = Literal["dpo", "rloo", "ppo", "online-dpo", "best-of-n"]
+Sabotage = Literal["none", "length-judge", "ood-pairs", "lr-x10", "flip-40", "beta-0-rl"]
 
 CAUGHT_BY: dict[Sabotage, tuple[str, ...]] = {
     "length-judge": ("length",),
     "ood-pairs": ("data", "facts"),
     "lr-x10": ("leash", "facts"),
     "flip-40": ("tone",),
+    "beta-0-rl": ("leash", "gold audit"),
 }
 """The gates that must stop each sabotage."""
 
@@ -27,6 +29,7 @@ class DemoSettings:
     out: Annotated[Path, Meta(description="Folder of the demo; an old one of its own goes.")] = (
         Path("demo-run")
     )
+    method: Annotated[Method, Meta(description="How the model is tuned.")] = "dpo"
     sabotage: Annotated[
         Sabotage, Meta(description=f"Spoil it on purpose: {', '.join(CAUGHT_BY)}.")
     ] = "none"
@@ -44,10 +47,13 @@ class DemoSettings:
     threads: Annotated[int, Meta(ge=0, description="CPU threads; 0 leaves torch's choice.")] = 0
 
     def __post_init__(self) -> None:
-        if self.label and self.sabotage in {"length-judge", "flip-40"}:
+        if self.label and self.sabotage in {"length-judge", "flip-40", "beta-0-rl"}:
             raise SettingsError(
                 f"sabotage {self.sabotage} spoils simulated labels. Leave out --label."
             )
+        needs = "rloo" if self.sabotage == "beta-0-rl" else "dpo"
+        if self.sabotage != "none" and self.method != needs:
+            raise SettingsError(f"sabotage {self.sabotage} spoils {needs}. Use --method {needs}.")
         if self.label_port != 8000 and not self.label:
             raise SettingsError("label_port changes nothing without --label. Add it.")
 

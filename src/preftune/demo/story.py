@@ -6,6 +6,7 @@ from pathlib import Path
 from preftune.demo.labelling import Labelled
 from preftune.demo.proof import Answers
 from preftune.demo.settings import DemoSettings
+from preftune.demo.tuning import TITLES
 from preftune.demo.world import CareDesk
 from preftune.evaluation.evaluate import Evaluation
 from preftune.evaluation.gate import GateReport
@@ -16,7 +17,8 @@ from preftune.plots import BLUE, GREY, figure, svg
 from preftune.responses.generator import Request
 from preftune.training.held_out import read_held_out
 from preftune.training.logs import read_rows
-from preftune.training.plots import run_svg
+from preftune.training.plots import looks_svg, run_svg
+from preftune.training.watch import look
 from preftune.types import Response, text_of
 
 FLAGSHIP_SEEDS = (0, 1, 2, 3)
@@ -65,7 +67,8 @@ def tell(story: Story, folder: Path) -> ReportData:
         title="The care desk: same facts, warmer tone",
         summary=(
             "A small model was taught 240 facts and a mixed tone, its own replies were compared by "
-            "raters, and it was tuned on those preferences with DPO. The question is not only "
+            f"raters, and it was tuned on those preferences ({TITLES[story.settings.method]}). The "
+            "question is not only "
             "whether it became warmer, but whether it still knows its facts, "
             "above all where a wrong answer hurts."
         ),
@@ -75,7 +78,7 @@ def tell(story: Story, folder: Path) -> ReportData:
         sections=(
             _labels_section(story),
             _reward_section(folder),
-            _tuning_section(folder),
+            _tuning_section(folder / story.settings.method, TITLES[story.settings.method]),
             _noise_section(story),
         ),
         caveats=(BY_HAND if story.settings.label else SIMULATED, HALF_LEARNT)
@@ -83,7 +86,7 @@ def tell(story: Story, folder: Path) -> ReportData:
         provenance={
             "seed": str(story.settings.seed),
             "pairs (SHA-256)": sha256_of(folder / "pairs.jsonl"),
-            "settings": str(folder / "dpo" / "settings.yaml"),
+            "settings": str(folder / story.settings.method / "settings.yaml"),
         },
     )
 
@@ -158,12 +161,10 @@ def _reward_section(folder: Path) -> Section:
     )
 
 
-def _tuning_section(folder: Path) -> Section:
-    warnings = read_rows(folder / "dpo" / "warnings.jsonl")
+def _tuning_section(run: Path, title: str) -> Section:
+    warnings = read_rows(run / "warnings.jsonl")
     said = " ".join(row["warning"] for row in warnings) or "No warning was raised while training."
-    return Section(
-        title="Tuning", text=f"DPO with an NLL term. {said}", plots=_curves(folder / "dpo")
-    )
+    return Section(title="Tuning", text=f"{title}. {said}", plots=(*_curves(run), *_looks(run)))
 
 
 def _noise_section(story: Story) -> Section:
@@ -189,6 +190,13 @@ def _noise_section(story: Story) -> Section:
         ),
         plots=(Plot(svg=svg(drawn)),),
     )
+
+
+def _looks(run: Path) -> tuple[Plot, ...]:
+    """Return reward and gold against the distance travelled, where the run looked."""
+    drawn = looks_svg([look(row) for row in read_rows(run / "probes.jsonl")])
+    caption = "Looks at fresh replies while it was tuned: reward, and gold that it never sees"
+    return (Plot(svg=drawn, caption=caption),) if drawn else ()
 
 
 def _curves(run: Path) -> tuple[Plot, ...]:

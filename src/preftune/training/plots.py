@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preftune.plots import COLOURS, INK, figure, save, svg
+from preftune.plots import BLUE, COLOURS, INK, ORANGE, figure, save, svg
 from preftune.stats.over_optimisation import Evaluation
 
 if TYPE_CHECKING:
@@ -45,33 +45,33 @@ def run_svg(rows: Sequence[Mapping[str, float | int]]) -> str:
 
 
 def plot_looks(rows: Sequence[Evaluation], folder: Path) -> None:
-    """Write `watch.svg`: reward, and gold where it is known, against the distance travelled."""
+    """Write `watch.svg`: reward and gold against the distance travelled; no looks, no file."""
+    drawn = looks_figure(rows)
+    if drawn is not None:
+        save(drawn, folder / "watch.svg")
+
+
+def looks_svg(rows: Sequence[Evaluation]) -> str:
+    """Return the same as inline SVG, empty when there are no looks."""
+    drawn = looks_figure(rows)
+    return svg(drawn) if drawn is not None else ""
+
+
+def looks_figure(rows: Sequence[Evaluation]) -> "Figure | None":
+    """Return reward, and gold where it is known, against sqrt KL; None before a second look."""
     if len(rows) < 2:
-        return
-    drawn, (axis, *_) = figure(columns=1, rows=1, width=5.4, height=3.6)
+        return None
+    drawn, (axis, *_) = figure(width=5.4, height=3.4)
     far = [max(row.kl, 0.0) ** 0.5 for row in rows]
-    axis.plot(
-        far, [row.proxy for row in rows], "o-", color=COLOURS[0], markersize=3, label="reward"
-    )
-    gold = [
-        (x, row.gold, row.gold_se or 0.0)
-        for x, row in zip(far, rows, strict=True)
-        if row.gold is not None
-    ]
-    if gold:
-        x, y, errors = zip(*gold, strict=True)
-        axis.errorbar(
-            x,
-            y,
-            yerr=[2 * e for e in errors],
-            fmt="s-",
-            color=COLOURS[1],
-            markersize=3,
-            label="gold",
-        )
-    axis.set_xlabel("distance from the reference, √KL (nats a response)", fontsize=8)
+    axis.plot(far, [row.proxy for row in rows], "o-", color=BLUE, markersize=3, label="reward")
+    gold = [(x, row.gold, row.gold_se) for x, row in zip(far, rows, strict=True)]
+    known = [(x, y, 2 * (error or 0.0)) for x, y, error in gold if y is not None]
+    if known:
+        x, y, errors = zip(*known, strict=True)
+        axis.errorbar(x, y, yerr=errors, fmt="s-", color=ORANGE, markersize=3, label="gold")
+    axis.set_xlabel("distance from the reference: √KL, KL in nats a response", fontsize=8)
     axis.legend(fontsize=7, frameon=False)
-    save(drawn, folder / "watch.svg")
+    return drawn
 
 
 def run_figure(rows: Sequence[Mapping[str, float | int]]) -> "Figure | None":

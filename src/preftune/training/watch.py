@@ -1,6 +1,6 @@
 """Looks at fresh samples while a policy is tuned: is it better, or is the reward being gamed?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean, pstdev, stdev
 from typing import Any
@@ -135,8 +135,12 @@ def _file(step: int) -> str:
 
 def looks(run: Run) -> list[Evaluation]:
     """Return what all looks so far have found."""
-    names = {field.name for field in fields(Evaluation)}
-    return [Evaluation(**{n: v for n, v in row.items() if n in names}) for row in run.probes()]
+    return [look(row) for row in run.probes()]
+
+
+def look(row: Mapping[str, Any]) -> Evaluation:
+    """Return a row of `probes.jsonl` as what a look found."""
+    return Evaluation(**{field.name: row.get(field.name) for field in fields(Evaluation)})
 
 
 @torch.no_grad()
