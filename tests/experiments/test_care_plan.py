@@ -1,4 +1,4 @@
-"""The care plan: all four steps must be right, a grader says so, and RLOO makes it more frequent."""
+"""The care plan: all four steps must be right, a grader says so, and RLOO makes that frequent."""
 
 import json
 from pathlib import Path

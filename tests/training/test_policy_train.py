@@ -144,8 +144,8 @@ def test_a_run_goes_on_to_the_same_bytes(world: Path, tmp_path: Path, name: str)
         shutil.rmtree(tmp_path / "cut" / gone)
     train, again = made(world, tmp_path / "cut", **changes)
     train(again, scorer=THANKS, audit=THANKS)
-    for file in ("metrics.jsonl", "probes.jsonl"):
-        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    for log in ("metrics.jsonl", "probes.jsonl"):
+        assert (tmp_path / "cut" / log).read_bytes() == (tmp_path / "whole" / log).read_bytes()
     for file in (tmp_path / "whole" / "final").glob("*.safetensors"):
         assert (tmp_path / "cut" / "final" / file.name).read_bytes() == file.read_bytes()
 

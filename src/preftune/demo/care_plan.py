@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from preftune.demo.checker import Cards
 from preftune.demo.facts import Card
+from preftune.demo.grammar import Cards
 from preftune.types import Demonstration, assistant, content_id, make_prompt, user
 
 STEPS = ("washer", "dryer", "iron", "steamer")

@@ -93,7 +93,7 @@ def run_demo(s: DemoSettings, say: Say) -> DemoResult:
     )
     suite, rules = read_suite(GATES)
     if s.method != "dpo":  # it learns from its own replies: no chosen one to become unlikely
-        rules = [rule for rule in rules if rule.name != "displacement"]
+        rules = tuple(rule for rule in rules if rule.name != "displacement")
     verdict = gate(evaluation, rules, suite=suite)
     say(_gate_lines(verdict))
     story = Story(

@@ -135,7 +135,7 @@ def ppo_settings(t: Tuning) -> PpoSettings:
         watch=WATCH,
         value=ValueSettings(value_lr_factor=4.0, critic_warmup=2),
         update=UpdateSettings(updates=1, minibatches=2),
-        optimizer=OptimizerSettings(lr=2e-4, batch_size=64, epochs=1.6, schedule="linear"),
+        optimizer=OptimizerSettings(lr=3e-4, batch_size=64, epochs=1.6, schedule="linear"),
         run=t.run,
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -227,7 +228,7 @@ class Update:
         return total
 
     def _clipped(self, logprobs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
-        given = {
+        given: dict[str, Any] = {
             "logprobs": logprobs,
             "old_logprobs": old,
             "advantages": advantages,

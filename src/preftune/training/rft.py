@@ -1,6 +1,7 @@
 """Reinforcement fine-tuning without a value model: RLOO, GRPO, REINFORCE++, on any scorer."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -100,7 +101,7 @@ def advantages(
             kl_coef=kl_coef,
         )
     rewards = batch.rewards - kl_coef * kl.sum(-1).reshape(batch.rewards.shape)
-    given = {"rewards": rewards, "scored": batch.scored}
+    given: dict[str, Any] = {"rewards": rewards, "scored": batch.scored}
     match s.advantage:
         case "rloo":
             of_response = rloo_advantages(**given)

@@ -136,6 +136,11 @@ class Run:
         """Where the trained model is published."""
         return self.folder / "final"
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run was asked to end early."""
+        return bool(self.stop_reason)
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of every step so far."""
         return read_rows(self.folder / "metrics.jsonl")
@@ -147,7 +152,7 @@ class Run:
         ends the step at hand, saves and raises `Stopped`; a second one ends the process at once.
         """
         done = self._restore(learner)
-        if self.stop_reason:
+        if self.ended:
             return
         steps = learner.order.steps
         with progress(self.folder.name, steps, done=done) as advance, stop_signals() as asked:
@@ -160,7 +165,7 @@ class Run:
                 append_jsonl(self.folder / "timing.jsonl", {"step": step, **row})
                 self.spent.clear()
                 advance(note=self.health.note)
-                last = step + 1 == steps or bool(self.stop_reason)
+                last = step + 1 == steps or self.ended
                 if last or asked() or (step + 1) % self.settings.save_every == 0:
                     self._save(step + 1, learner)
                 if asked() and not last:
@@ -168,7 +173,7 @@ class Run:
                         f"{self.folder}: stopped and saved after step {step + 1} of {steps}. "
                         "Run the same command to go on."
                     )
-                if self.stop_reason:
+                if self.ended:
                     return
 
     def update(self, learner: Learner, *, step: int, metrics: Mapping[str, float]) -> None:
@@ -212,10 +217,6 @@ class Run:
     def log_probe(self, row: Mapping[str, Any]) -> None:
         """Log what fresh samples showed."""
         append_jsonl(self.folder / "probes.jsonl", row)
-
-    def probes(self) -> list[dict[str, Any]]:
-        """Return what fresh samples have shown so far."""
-        return read_rows(self.folder / "probes.jsonl")
 
     def rows_that_fit(
         self,

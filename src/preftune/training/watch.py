@@ -16,6 +16,7 @@ from preftune.graders.scorer import Ensemble, Scorer
 from preftune.inference.rollouts import RolloutSource
 from preftune.models.chat import Chat
 from preftune.stats.over_optimisation import Evaluation, alarms, best, repetition
+from preftune.training.logs import read_rows
 from preftune.training.policy_settings import KlLimits, WatchSettings
 from preftune.training.roles import Roles
 from preftune.training.rollout_batch import PromptRow, scored_by, seed_of, sequence_of
@@ -135,12 +136,13 @@ def _file(step: int) -> str:
 
 def looks(run: Run) -> list[Evaluation]:
     """Return what all looks so far have found."""
-    return [look(row) for row in run.probes()]
+    return [look(row) for row in read_rows(run.folder / "probes.jsonl")]
 
 
 def look(row: Mapping[str, Any]) -> Evaluation:
     """Return a row of `probes.jsonl` as what a look found."""
-    return Evaluation(**{field.name: row.get(field.name) for field in fields(Evaluation)})
+    known: dict[str, Any] = {field.name: row.get(field.name) for field in fields(Evaluation)}
+    return Evaluation(**known)
 
 
 @torch.no_grad()
