@@ -25,10 +25,11 @@ from preftune.models.chat import load_chat
 from preftune.models.heads import new_reward_model
 from preftune.models.load import load_policy
 from preftune.models.lora import LoraSettings
-from preftune.training import direct, reward
+from preftune.training import reward
 from preftune.training.loss_sum import LossSum
 from preftune.training.method_settings import RewardSettings
 from preftune.training.pair_inputs import StepState
+from preftune.training.pair_step import backward
 from preftune.training.rows import PairRow
 from preftune.training.settings import DirectSettings, RunSettings
 from preftune.training.tokenise import pair_rows
@@ -93,7 +94,7 @@ def direct_start(config: RunConfig, model: Path, rows: Sequence[PairRow]) -> tup
         state = StepState(step=number)
         if config.flags == "live":
             reference_logprobs(core, [rows[i] for i in batch], [range(len(batch))])
-        figures = direct.backward(core, rows, batch, reference.of, loss, state, s.engine)
+        figures = backward(core, rows, batch, reference.of, loss, state, s.engine)
         learner.update(number)
         return figures.metrics()["loss"]
 

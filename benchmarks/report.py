@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.floor import PEAKS, Peaks
+from benchmarks.generate_worker import GenerateResult
 from benchmarks.prepare_worker import PrepareResult
 from benchmarks.report_contests import floors, losses, memory, speed, totals
+from benchmarks.report_generate import generation
 from benchmarks.report_growth import lengths, levers, preparing
 from benchmarks.results import Line, Result, Summary, read_lines, results_by_label, summary
 from benchmarks.runner import MOST_FOREIGN_CORES
@@ -41,6 +43,7 @@ def report(folder: Path) -> str:
     length_lines = read_lines(folder / "length.jsonl")
     prepare_lines = read_lines(folder / "prepare.jsonl")
     lever_lines = read_lines(folder / "levers.jsonl")
+    generate_lines = read_lines(folder / "generate.jsonl")
     peaks = results_by_label((line for line in lines if line.label.startswith(PEAKS)), Peaks)
     sections = [
         INTRO,
@@ -53,8 +56,9 @@ def report(folder: Path) -> str:
         levers(summaries(lever_lines)),
         lengths(summaries(length_lines)),
         preparing(results_by_label(prepare_lines, PrepareResult)),
+        generation(results_by_label(generate_lines, GenerateResult)),
         everything(found),
-        failures([*lines, *lever_lines, *length_lines, *prepare_lines]),
+        failures([*lines, *lever_lines, *length_lines, *prepare_lines, *generate_lines]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 

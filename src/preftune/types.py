@@ -85,6 +85,7 @@ class Sampling:
     top_k: int = 0
     max_new_tokens: int
     seed: int
+    stop: tuple[str, ...] = ()  # texts that ended the response, which is cut before them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

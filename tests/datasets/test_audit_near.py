@@ -2,11 +2,12 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preftune.datasets.audit_near import Shingles, near_couples, overlap, shingles
+from preftune.datasets.audit_near import Shingles, is_near, near_couples, overlap, shingles
 from preftune.datasets.audit_words import Words
 
 WORDS = [f"word{n}" for n in range(60)]
@@ -29,6 +30,21 @@ def test_overlap_by_hand() -> None:
     assert overlap(runs("a b c d"), runs("A b, c e!")) == pytest.approx(1 / 3)
     assert overlap(runs("yes"), runs("Yes.")) == 1.0
     assert overlap(runs("yes"), runs("no")) == 0.0
+
+
+def test_near_is_four_fifths_exactly_whatever_the_sizes() -> None:
+    for size in range(5, 200, 5):
+        whole = np.arange(size, dtype=np.int64)
+        assert is_near(whole, whole[: size * 4 // 5])
+        assert not is_near(whole[: size * 4 // 5 - 1], whole)
+
+
+@given(st.sets(st.integers(0, 40), min_size=1), st.sets(st.integers(0, 40), min_size=1))
+def test_overlap_is_the_jaccard_index(one: set[int], other: set[int]) -> None:
+    a, b = (np.array(sorted(values), dtype=np.int64) for values in (one, other))
+    index = len(one & other) / len(one | other)
+    assert overlap(a, b) == pytest.approx(index)
+    assert is_near(a, b) is (index >= 0.8)
 
 
 def test_a_text_with_one_word_changed_at_its_end_is_found_and_others_are_not() -> None:

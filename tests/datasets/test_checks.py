@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from preftune.datasets.checks import (
+    WORD,
+    Known,
     check_file,
     check_rows,
     find_conflicts,
@@ -14,9 +18,10 @@ from preftune.datasets.checks import (
     find_near_duplicates,
     find_problems,
     one_word_apart,
+    words_of,
 )
 from preftune.datasets.scanned import Problem, Scanned
-from preftune.datasets.views import decided, is_tie, places_of
+from preftune.datasets.views import decided, exact_key, is_tie, places_of
 from preftune.errors import DataError
 from preftune.types import (
     Comparison,
@@ -134,6 +139,26 @@ def test_unpaired_rows_conflict_when_one_calls_desirable_what_the_other_does_not
 def test_one_word_apart(first: str, second: str, near: bool) -> None:
     assert one_word_apart(said(first), said(second)) is near
     assert one_word_apart(said(second), said(first)) is near
+
+
+def test_words_are_runs_of_letters_and_single_characters() -> None:
+    assert words_of("Wash IT_2 by-hand,\tnow!") == ["wash", "it_2", "by", "hand", "now"]
+    assert words_of("“Don’t” — she said…") == ["don", "t", "she", "said"]
+    assert words_of("Straße 可以wash") == ["strasse", "可", "以", "wash"]
+
+
+@given(st.text() | st.text(alphabet="aB3_ ’“—…•é可\n\x1f\u00a0-"))
+def test_words_are_those_of_the_pattern_whatever_the_shortcut(text: str) -> None:
+    assert words_of(text) == WORD.findall(text.casefold())
+
+
+def test_what_is_known_of_records_is_right_for_each_of_many_short_lived_ones() -> None:
+    # were a key kept under the place in memory of a record that is gone, another would get it
+    known = Known()
+    for number in range(1000):
+        found = pair(f"q {number}", "wash it cold", "wash it hot" if number % 2 else "boil all")
+        assert known.key(found.prompt) == exact_key(found.prompt)
+        assert known.one_word_apart(found) is bool(number % 2)
 
 
 def test_responses_that_differ_in_their_tool_calls_are_not_near() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,19 @@ def test_greedy_text_is_the_same_for_every_seed(policy_folder: Path) -> None:
         for seed in (0, 1)
     ]
     assert texts[0] == texts[1]
+
+
+def test_text_ends_before_a_stop_and_says_what_stopped_it(policy_folder: Path) -> None:
+    free = load_generator(policy_folder, SETTINGS)
+    stop = ("wash", "iron", ",")
+    stopped = TransformersGenerator(free.model, free.chat, replace(SETTINGS, stop=stop), free.name)
+    requests = plan(PROMPTS, free, n=8, seed=0)
+    ended = 0
+    for whole, short in zip(free.respond(requests), stopped.respond(requests), strict=True):
+        text = text_of(whole.messages)
+        places = [text.find(one) for one in stop if one in text]
+        assert text_of(short.messages) == (text[: min(places)] if places else text)
+        assert short.finished == (whole.finished or bool(places))
+        assert short.sampling == replace(whole.sampling, stop=stop)
+        ended += bool(places)
+    assert ended > 3

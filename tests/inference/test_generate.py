@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,11 @@ from transformers import (
 
 from preftune.engine.logprobs import token_logprobs
 from preftune.errors import ModelError
-from preftune.inference.decoder import SPARE, Decoder
-from preftune.inference.generate import Generated, GenerateSettings, generate, pick
+from preftune.inference.decoder import PackedDecoder
+from preftune.inference.generate import Generated, GenerateSettings, generate
+from preftune.inference.padded import SPARE
+from preftune.inference.picking import LIKELIEST
+from preftune.inference.picking import pick as pick_with_logprobs
 from preftune.models.adapters import add_lora
 from preftune.models.lora import LoraSettings
 from preftune.models.tokens import TokenSequence
@@ -111,8 +115,21 @@ def test_logprobs_equal_a_full_forward_of_the_plain_model(
         assert g.logprobs == pytest.approx(scored.logprobs[scored.own].tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_sampled_logprobs_are_those_at_the_temperature_drawn_with(
+    llama: LlamaForCausalLM, temperature: float
+) -> None:
+    for prompt, g in zip(PROMPTS, draw(llama, PROMPTS, temperature=temperature), strict=True):
+        with torch.no_grad():
+            logits = llama(torch.tensor([[*prompt, *g.ids]])).logits[0, len(prompt) - 1 : -1]
+        scaled = torch.log_softmax(logits / (temperature or 1.0), -1)
+        expected = scaled.gather(1, torch.tensor(g.ids)[:, None])[:, 0]
+        assert g.sampled_logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+        assert (g.sampled_logprobs == g.logprobs) == (temperature != 0.7)
+
+
 def test_two_drawn_tokens_follow_the_models_joint_distribution(llama: LlamaForCausalLM) -> None:
-    prompt, n = (3, 1, 4), 20_000
+    prompt, n = (3, 1, 4), 6000
     got = draw(llama, [prompt] * n, end_ids=(99,), max_new_tokens=2, batch_size=n)
     size = llama.config.vocab_size
     counts = torch.zeros(size, size)
@@ -127,6 +144,10 @@ def test_two_drawn_tokens_follow_the_models_joint_distribution(llama: LlamaForCa
     wanted = torch.cat([expected[common], n - expected[common].sum()[None]])
     assert common.sum() > 20
     assert chisquare(observed.double().numpy(), wanted.numpy()).pvalue > 0.01
+
+
+def pick(logits: torch.Tensor, uniforms: torch.Tensor, **settings: Any) -> torch.Tensor:
+    return pick_with_logprobs(logits, uniforms, **settings)[0]
 
 
 def row(*probs: float) -> torch.Tensor:
@@ -213,6 +234,30 @@ def test_lower_temperature_sharpens() -> None:
     )
 
 
+@pytest.mark.parametrize("words", [5, 256, 257, 3000])
+def test_a_row_in_blocks_gives_the_word_of_the_whole_row(words: int) -> None:
+    generator = torch.Generator().manual_seed(words)
+    logits = torch.randn(200, words, generator=generator) * 4
+    us = torch.rand(200, generator=generator, dtype=torch.float64)
+    ends = torch.softmax(logits.double(), -1).cumsum(-1)
+    expected = torch.searchsorted(ends, us[:, None] * ends[:, -1:], right=True)[:, 0]
+    picked = pick(logits, us, temperature=1.0)
+    off = (picked != expected).nonzero()[:, 0]  # only where a number lies on a border
+    below = torch.minimum(picked, expected)[off]
+    assert (ends[off, below] - us[off]).abs().max() < 1e-5 if len(off) else True
+    assert len(off) <= 1
+
+
+def test_top_p_that_needs_more_than_the_likeliest_words_sorts_them_all() -> None:
+    words = 2 * LIKELIEST + 7
+    logits = torch.linspace(0.0, 0.01, words).expand(50, -1)  # nearly flat, the last likeliest
+    us = torch.arange(50) / 50
+    picked = pick(logits, us, temperature=1.0, top_p=0.75)
+    # the order is from the last word down: a number u falls about 0.75 u of the way
+    assert picked.tolist() == pytest.approx((words * (1 - 0.75 * us)).tolist(), abs=words * 0.01)
+    assert picked.min() > words * 0.24
+
+
 def test_impossible_token_is_never_picked() -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf]]).expand(3, -1)
     us = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
@@ -220,13 +265,13 @@ def test_impossible_token_is_never_picked() -> None:
 
 
 def test_equal_prompts_are_read_once(llama: LlamaForCausalLM) -> None:
-    decoder = Decoder(llama, [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0]], pad_id=0)
+    decoder = PackedDecoder(llama, [PROMPTS[0], PROMPTS[0], PROMPTS[0], PROMPTS[1]])
     assert decoder.prompts == [PROMPTS[0], PROMPTS[1]]
     with torch.inference_mode():
         logits = decoder.start()
     assert logits.shape[0] == 4
     assert torch.equal(logits[0], logits[2])
-    assert not torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[3])
 
 
 def test_dropout_is_off_while_drawing_and_the_model_left_as_it_was(

@@ -14,7 +14,13 @@ from preftune.engine.logprobs import token_logprobs
 from preftune.errors import DataError
 from preftune.inference.generate import GenerateSettings, generate
 from preftune.inference.passes import by_length
-from preftune.inference.score import pair_accuracy, sampled_kl, score, sequence_logps
+from preftune.inference.score import (
+    pair_accuracy,
+    sampled_kl,
+    score,
+    sequence_logps,
+    shared_batches,
+)
 from preftune.models.chat import load_chat
 from preftune.models.heads import load_reward_model
 from preftune.models.tokens import TokenSequence
@@ -93,6 +99,45 @@ def test_scores_keep_the_order_and_ignore_the_batch(reward_folder: Path) -> None
     assert len(set(together)) == len(rows)
 
 
+def test_a_prompt_is_read_once_for_all_its_responses(reward_folder: Path) -> None:
+    model, chat = load_reward_model(reward_folder), load_chat(reward_folder)
+    long = make_prompt(user("wash it ? " * 60))
+    rows = [(long, (assistant(f"{'no , ' * n}."),)) for n in range(20)]
+    places = 0
+
+    def count(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal places
+        places += inputs[0].numel()
+
+    score(model, chat, rows)  # the first rows of a model are read in both ways
+    handle = model.backbone.get_input_embeddings().register_forward_pre_hook(count)
+    found = score(model, chat, rows)
+    handle.remove()
+    sequences = [chat.encode(*row) for row in rows]
+    prompt = len(sequences[0].prompt_ids)
+    assert places == prompt + sum(len(one.response_ids) for one in sequences)
+    with torch.no_grad():
+        alone = [model([one]).item() for one in sequences]
+    assert found == pytest.approx(alone, abs=1e-5)
+
+
+def testshared_batches_hold_every_row_once_within_both_limits() -> None:
+    prompts = [(1,) * 900, (2,) * 30, (3,) * 4]
+    sequences = [sequence(prompts[n % 3], (4,) * (n % 7 + 1)) for n in range(120)]
+    sequences.append(sequence((5,) * 20_000, (6,)))  # longer than the limit: alone
+    batches = list(shared_batches(sequences, 32))
+    flat = [row for batch in batches for group in batch for row in group]
+    assert sorted(flat) == list(range(121))
+    assert batches[0] == [[120]]
+    for batch in batches[1:]:
+        rows = [row for group in batch for row in group]
+        assert len(rows) <= 32
+        assert len(rows) * max(len(sequences[row]) for row in rows) <= 16_384
+        for group in batch:
+            assert len({sequences[row].prompt_ids for row in group}) == 1
+    assert len(batches) == 8  # the lone one; 40 long rows by 18; twice 40 shorter ones by 32
+
+
 def test_pair_accuracy_by_hand() -> None:
     pairs = [
         pair(0, "long answer", "no"),  # longer chosen
@@ -127,7 +172,7 @@ def test_score_command_on_pairs_prints_accuracy_beside_length(
     pairs = [pair(i, ANSWERS[0], ANSWERS[1]) for i in range(3)]
     write_records(tmp_path / "pairs.jsonl", pairs, format="preftune")
     out = tmp_path / "scored.jsonl"
-    ran = run_cli("score", reward_folder, tmp_path / "pairs.jsonl", "--out", out)
+    ran = run_cli("score", tmp_path / "pairs.jsonl", "--model", reward_folder, "--out", out)
     assert ran.code == 0, ran.err
     scored = read_pairs(out)
     model, chat = load_reward_model(reward_folder), load_chat(reward_folder)
@@ -137,7 +182,7 @@ def test_score_command_on_pairs_prints_accuracy_beside_length(
     assert f"{right}/3" in ran.out
     assert "length only (longer wins)" in ran.out
     assert "(43.85% to 100.00%)  3/3" in ran.out
-    again = run_cli("score", reward_folder, out, "--out", tmp_path / "again.jsonl")
+    again = run_cli("score", out, "--model", reward_folder, "--out", tmp_path / "again.jsonl")
     assert "3 pairs held other scores" in again.out
 
 
@@ -156,7 +201,7 @@ def test_score_command_on_responses_writes_one_line_each(
     responses = responses_file(tmp_path / "responses.jsonl")
     write_records(tmp_path / "prompts.jsonl", PROMPTS, format="preftune")
     ran = run_cli(
-        *("score", reward_folder, tmp_path / "responses.jsonl"),
+        *("score", tmp_path / "responses.jsonl", "--model", reward_folder),
         *("--prompts", tmp_path / "prompts.jsonl", "--out", tmp_path / "out.jsonl"),
     )
     assert ran.code == 0, ran.err
@@ -187,7 +232,7 @@ def test_score_command_refuses_files_that_do_not_fit(
         write_records(file, [pair(0, "a", "b")], format="preftune")
     if given == "wrong kind":
         file = prompts
-    ran = run_cli("score", reward_folder, file, *extra, "--out", tmp_path / "out.jsonl")
+    ran = run_cli("score", file, "--model", reward_folder, *extra, "--out", tmp_path / "out.jsonl")
     assert ran.code == 2
     assert says in ran.err
     assert ran.err.count("\n") == 1

@@ -16,6 +16,8 @@ def demo(settings: DemoSettings) -> None:
 
     Needs no network and no GPU. The exit code is the gate's: 0 ship, 1 don't ship, 3 can't tell.
 
+    Example: preftune demo --method rloo
+
     Example: preftune demo --sabotage lr-x10
     """
     from preftune.demo.pipeline import expected, run_demo

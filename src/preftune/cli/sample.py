@@ -1,4 +1,4 @@
-"""`preftune sample` draws responses, `preftune score` lets a reward model mark them."""
+"""`preftune sample` draws responses from models, here or behind a URL."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from preftune.cli import score
 from preftune.errors import SettingsError
 
 if TYPE_CHECKING:
-    from preftune.inference.score import PairAccuracy
     from preftune.responses.generator import GenerateSettings
     from preftune.responses.sample import SampleReport
     from preftune.responses.spending import Prices
@@ -69,7 +69,7 @@ ONLY_THERE = {
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
     app.command("sample")(sample_command)
-    app.command("score")(score_command)
+    score.register(app)
 
 
 def sample_command(
@@ -116,28 +116,6 @@ def sample_command(
         _sample_there(asked, server, model or [], draws, job, prices=prices, cap_usd=cost_cap)
     else:
         _sample_here(asked, models or [], draws, job, name, trust_remote_code)
-
-
-def score_command(
-    model: Annotated[str, typer.Argument(help="Folder of a reward model.")],
-    file: Annotated[Path, typer.Argument(help="Pairs, or responses with --prompts.")],
-    out: Annotated[Path, typer.Option(help="File to write; JSON lines.")],
-    prompts: Annotated[Path | None, typer.Option(help="Prompts of the responses.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most rows computed at once.")] = 256,
-) -> None:
-    """Score responses with a reward model; for pairs, say how often it agrees with them.
-
-    Example: preftune score runs/reward/final heldout.jsonl --out scored.jsonl
-    """
-    from preftune.inference.score_file import score_file
-
-    report = score_file(model, file, out=out, prompts=prompts, batch_size=batch_size)
-    typer.echo(f"{report.scored} responses scored: mean {report.mean:.4f}, std {report.std:.4f}")
-    if report.replaced:
-        typer.echo(f"{report.replaced} pairs held other scores; {out} has the new ones")
-    if report.accuracy is not None:
-        _print_accuracy(report.accuracy)
-    typer.echo(f"written to {out}")
 
 
 class _Job(NamedTuple):
@@ -270,20 +248,3 @@ def _print_sampled(report: "SampleReport") -> None:
             f"{report.unfinished} were cut at the longest length, with no end of turn; "
             "they are marked finished: false"
         )
-
-
-def _print_accuracy(found: "PairAccuracy") -> None:
-    from preftune.stats.intervals import wilson
-
-    length = wilson(found.baseline_right, found.pairs)
-    low, high = found.interval.low, found.interval.high
-    rows = [
-        ("reward model", found.right, low, high),
-        (f"length only ({found.baseline})", found.baseline_right, length.low, length.high),
-    ]
-    typer.echo(
-        f"agreement with {found.pairs} pairs, 95 % intervals; {found.ties} ties count as wrong"
-    )
-    for name, right, bottom, top in rows:
-        share = right / found.pairs
-        typer.echo(f"  {name:30}  {share:7.2%}  ({bottom:.2%} to {top:.2%})  {right}/{found.pairs}")

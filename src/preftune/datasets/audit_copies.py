@@ -2,27 +2,20 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from preftune.datasets.audit_material import LinedPair, Material
-from preftune.datasets.audit_near import (
-    NEAR,
-    Shingles,
-    near_couples,
-    overlap,
-    shingles,
-    shingles_of,
-    unions,
-)
+from preftune.datasets.audit_near import Shingles, is_near, near_couples, shingles_of, unions
 from preftune.datasets.audit_parts import AuditFinding, AuditSection, count_finding
-from preftune.datasets.audit_words import Words
+from preftune.datasets.audit_words import Ids, Words
 from preftune.datasets.checks import (
     WORD,
+    Known,
     find_conflicts,
     find_duplicates,
     find_leaks,
@@ -30,14 +23,15 @@ from preftune.datasets.checks import (
 )
 from preftune.datasets.read import scan
 from preftune.datasets.scanned import Scanned
-from preftune.datasets.views import Messages, exact_key, normalised, prompt_of, responses_of
+from preftune.datasets.views import Messages, normalised, prompt_of, responses_of
 from preftune.errors import DataError
 from preftune.types import Prompt, text_of
 
+Key = TypeVar("Key")
 SHORTEST_CIRCLE = 3  # rows
 LONG_ENOUGH = 8  # words; a shorter response may well be given twice by chance
 
-Edge = tuple[Hashable, Hashable]
+Edge = tuple[int, int]
 Circle = dict[Edge, set[int]]
 """(better, worse) → the lines that say so."""
 
@@ -46,10 +40,12 @@ def copies_section(material: Material) -> AuditSection:
     """Return repeats, near-repeats, contradictions and empty choices within the file."""
     rows = as_rows(material.pairs)
     total = len(rows)
+    groups = find_duplicates(rows, material.known)
+    repeats = (line for group in groups for line in set(group) - {group[0]})
     made = (
         (
             "conflict",
-            (line for group in find_conflicts(rows) for line in group),
+            (line for group in find_conflicts(rows, material.known) for line in group),
             "One row prefers A to B, another B to A, on the same prompt",
             "Keep the one that is right, or merge them into one pair with a probability.",
         ),
@@ -62,19 +58,19 @@ def copies_section(material: Material) -> AuditSection:
         ),
         (
             "equal_normalised",
-            find_equal(material.pairs),
+            find_equal(material.pairs, material.words),
             "Chosen and rejected differ in case and white space alone",
             "Leave them out, unless the form itself is what you teach.",
         ),
         (
             "one_word_apart",
-            find_near_duplicates(rows),
+            find_near_duplicates(rows, material.known),
             "Chosen and rejected differ in at most one word",
             "Look whether that word is what matters; such pairs push down both responses.",
         ),
         (
             "duplicate",
-            (line for group in find_duplicates(rows) for line in set(group) - {group[0]}),
+            repeats,
             "The same prompt, responses and verdict as an earlier row",
             "Remove the repeats, or give weights instead.",
         ),
@@ -118,10 +114,12 @@ def as_rows(pairs: Iterable[LinedPair]) -> list[Scanned]:
     return [Scanned(line=lined.line, record=lined.pair) for lined in pairs]
 
 
-def find_equal(pairs: Iterable[LinedPair]) -> Iterator[int]:
+def find_equal(pairs: Iterable[LinedPair], words: Words) -> Iterator[int]:
     """Yield the lines whose two responses differ in case and white space alone."""
     for lined in pairs:
         chosen, rejected = map(_said, (lined.pair.chosen, lined.pair.rejected))
+        if len(words.ids(chosen)) != len(words.ids(rejected)):
+            continue  # most of them: nothing is split twice
         if chosen.casefold().split() == rejected.casefold().split():
             yield lined.line
 
@@ -144,7 +142,7 @@ def find_cycles(pairs: Sequence[LinedPair]) -> set[int]:
 
 
 def _against(circle: Circle) -> Iterator[int]:
-    balance: Counter[Hashable] = Counter()
+    balance: Counter[int] = Counter()
     for better, worse in circle:
         balance[better] += 1
         balance[worse] -= 1
@@ -156,24 +154,25 @@ def _against(circle: Circle) -> Iterator[int]:
 def _circles(pairs: Sequence[LinedPair]) -> list[Circle]:
     """Return the preferences that go round, those that hang together in one circle each."""
     many = Counter((lined.prompt, lined.pair.dimension) for lined in pairs)
+    number: dict[Hashable, int] = {}  # of each response to one prompt in one dimension
     lines: dict[Edge, set[int]] = defaultdict(set)
     for lined in pairs:
         about = lined.prompt, lined.pair.dimension
         if many[about] >= SHORTEST_CIRCLE:
-            lines[(about, lined.pair.chosen), (about, lined.pair.rejected)].add(lined.line)
+            better = number.setdefault((about, lined.pair.chosen), len(number))
+            worse = number.setdefault((about, lined.pair.rejected), len(number))
+            lines[better, worse].add(lined.line)
     edges = [(a, b) for a, b in lines if (b, a) not in lines]
     if not edges:
         return []
-    place: dict[Hashable, int] = {}
-    ends = [
-        [place.setdefault(end, len(place)) for end in side] for side in zip(*edges, strict=True)
-    ]
-    graph = csr_matrix((np.ones(len(edges)), ends), shape=(len(place), len(place)))
-    _, ring = connected_components(graph, directed=True, connection="strong")
+    ends = list(zip(*edges, strict=True))
+    graph = csr_matrix((np.ones(len(edges)), ends), shape=(len(number), len(number)))
+    _, rings = connected_components(graph, directed=True, connection="strong")
+    ring = rings.tolist()
     found: dict[int, Circle] = defaultdict(dict)
-    for edge, a, b in zip(edges, *ends, strict=True):
+    for a, b in edges:
         if ring[a] == ring[b]:
-            found[ring[a]][edge] = lines[edge]
+            found[ring[a]][a, b] = lines[a, b]
     return list(found.values())
 
 
@@ -183,41 +182,51 @@ def find_near_pairs(pairs: Sequence[LinedPair], words: Words) -> set[int]:
     Exact repeats, and rows that hold the same two responses the other way round, are left out:
     they are duplicates and conflicts.
     """
-    chosen = shingles_of([words.ids(text_of(lined.pair.chosen)) for lined in pairs])
-    rejected = shingles_of([words.ids(text_of(lined.pair.rejected)) for lined in pairs])
-    sides = list(zip(chosen, rejected, strict=True))
-    said = [frozenset((lined.pair.chosen, lined.pair.rejected)) for lined in pairs]
-    prompts = {lined.prompt: lined.pair.prompt for lined in pairs}
+    texts = [
+        (words.ids(text_of(lined.pair.chosen)), words.ids(text_of(lined.pair.rejected)))
+        for lined in pairs
+    ]
+    couples = [
+        (one, other)
+        for one, other in near_couples(unions(texts))
+        if pairs[one].line != pairs[other].line and not _same(pairs[one], pairs[other])
+    ]
+    rows = sorted({row for couple in couples for row in couple})
+    prompts = {pairs[row].prompt: pairs[row].pair.prompt for row in rows}
+    asked = _by_key(prompts, [words.ids(_asked(prompt)) for prompt in prompts.values()])
+    chosen = _by_key(rows, [texts[row][0] for row in rows])
+    rejected = _by_key(rows, [texts[row][1] for row in rows])
+    return {
+        pairs[later].line
+        for earlier, later in couples
+        if is_near(asked[pairs[earlier].prompt], asked[pairs[later].prompt])
+        and _both_near(
+            (chosen[earlier], rejected[earlier]),
+            (chosen[later], rejected[later]),
+        )
+    }
 
-    @cache
-    def asked(key: str) -> Shingles:
-        return shingles(words.ids(_asked(prompts[key])))
 
-    found = set()
-    for earlier, later in near_couples(unions(chosen, rejected)):
-        one, other = pairs[earlier], pairs[later]
-        same = one.prompt == other.prompt and said[earlier] == said[later]
-        if same or one.line == other.line or other.line in found:
-            continue
-        alike = overlap(asked(one.prompt), asked(other.prompt)) >= NEAR
-        if alike and _both_near(sides[earlier], sides[later]):
-            found.add(other.line)
-    return found
+def _same(one: LinedPair, other: LinedPair) -> bool:
+    """Whether two rows ask the same and hold the same two responses, either way round."""
+    mine, theirs = ({lined.pair.chosen, lined.pair.rejected} for lined in (one, other))
+    return one.prompt == other.prompt and mine == theirs
+
+
+def _by_key(keys: Iterable[Key], texts: Sequence[Ids]) -> dict[Key, Shingles]:
+    return dict(zip(keys, shingles_of(texts), strict=True))
 
 
 def _both_near(one: tuple[Shingles, ...], other: tuple[Shingles, ...]) -> bool:
     """Whether each response of one pair is near to one of the other, either way round."""
-    return any(
-        all(overlap(a, b) >= NEAR for a, b in zip(one, turned, strict=True))
-        for turned in (other, other[::-1])
-    )
+    return any(all(map(is_near, one, turned)) for turned in (other, other[::-1]))
 
 
 def _leaks(material: Material, others: Sequence[Scanned], name: str) -> Iterator[AuditFinding]:
     rows = material.rows
-    exact = {f.kind: f.lines for f in find_leaks(rows, others, name)}
+    exact = {f.kind: f.lines for f in find_leaks(rows, others, name, material.known)}
     known = {line for lines in exact.values() for line in lines}
-    near = {line for line in _near_prompts(rows, others, material.words) if line not in known}
+    near = set(_near_prompts(rows, others, material)) - known
     told = (
         ("leak", exact.get("leak", ()), "Prompts that are also in {}, word for word"),
         (
@@ -245,10 +254,10 @@ def _leaks(material: Material, others: Sequence[Scanned], name: str) -> Iterator
 
 
 def _near_prompts(
-    rows: Iterable[Scanned], others: Iterable[Scanned], words: Words
+    rows: Iterable[Scanned], others: Iterable[Scanned], material: Material
 ) -> Iterator[int]:
-    here, there = _prompts(rows), _prompts(others)
-    mine = list(here)
+    here, there = _prompts(rows, material.known), _prompts(others, material.known)
+    mine, words = list(here), material.words
     texts = shingles_of([words.ids(_asked(here[key][0])) for key in mine])
     theirs = shingles_of([words.ids(_asked(prompt)) for prompt, _ in there.values()])
     for place in {place for place, _ in near_couples(texts, theirs)}:
@@ -269,13 +278,13 @@ def _long_responses(row: Scanned) -> Iterator[str]:
             yield text
 
 
-def _prompts(rows: Iterable[Scanned]) -> Mapping[str, tuple[Prompt, list[int]]]:
+def _prompts(rows: Iterable[Scanned], known: Known) -> Mapping[str, tuple[Prompt, list[int]]]:
     """Return each prompt once, by its key, with the lines it stands on."""
     found: dict[str, tuple[Prompt, list[int]]] = {}
     for row in rows:
         prompt = prompt_of(row.record) if row.record is not None else None
         if prompt is not None and any(message.content for message in prompt.messages):
-            found.setdefault(exact_key(prompt), (prompt, []))[1].append(row.line)
+            found.setdefault(known.key(prompt), (prompt, []))[1].append(row.line)
     return found
 
 

@@ -13,10 +13,10 @@ from preftune.comparisons.aggregate import pairs_from_judgments
 from preftune.comparisons.vote_table import VoteTable
 from preftune.comparisons.votes import SWAPPED, between
 from preftune.datasets.audit_words import Words
+from preftune.datasets.checks import Known
 from preftune.datasets.convert import convert
 from preftune.datasets.read import read_comparisons, scan
 from preftune.datasets.scanned import Scanned
-from preftune.datasets.views import exact_key
 from preftune.errors import DataError
 from preftune.stats.intervals import cluster_places
 from preftune.types import (
@@ -86,6 +86,7 @@ class Material:
     few_prompts: bool  # too few to draw intervals over: then they are over pairs
     notes: tuple[str, ...] = ()
     words: Words = field(default_factory=Words)
+    known: Known = field(default_factory=Known)
 
     def clusters(self, items: Sequence[LinedPair] | Sequence[Ballot]) -> list[str]:
         """Return what intervals are drawn over: the prompt, or the pair where prompts are few."""
@@ -146,9 +147,10 @@ def material_of(
     shown = _comparisons(rows) | {comparison.id: comparison for comparison in comparisons}
     said = [row.record for row in rows if isinstance(row.record, Judgment) and row.usable]
     said += judgments
-    known, notes = _on_known(said, shown)
-    pairs, said_of_pairs = _pairs(rows, shown, known)
-    ballots = list(_ballots(known, shown)) or list(_ballots_of_pairs(pairs))
+    heard, notes = _on_known(said, shown)
+    known = Known()
+    pairs, said_of_pairs = _pairs(rows, shown, heard, known)
+    ballots = list(_ballots(heard, shown, known)) or list(_ballots_of_pairs(pairs))
     prompts = len({pair.prompt for pair in pairs} | {ballot.prompt for ballot in ballots})
     few = [few_note(prompts)] if prompts < FEWEST_PROMPTS else []
     voted = {ballot.kind for ballot in ballots}
@@ -163,11 +165,12 @@ def material_of(
         rows=rows,
         pairs=pairs,
         comparisons=shown,
-        judgments=known,
+        judgments=heard,
         ballots=ballots,
         kinds=tuple(kind for kind in KINDS if kind in voted),
         few_prompts=bool(few),
         notes=(*notes, *said_of_pairs, *few),
+        known=known,
     )
 
 
@@ -251,6 +254,7 @@ def _pairs(
     rows: Sequence[Scanned],
     comparisons: Mapping[str, Comparison],
     judgments: Sequence[Judgment],
+    known: Known,
 ) -> tuple[list[LinedPair], list[str]]:
     """Return the pairs of the file, or those its votes make, and notes on how they came about."""
     lost: Counter[str] = Counter()
@@ -258,7 +262,7 @@ def _pairs(
     for row in rows:
         if row.usable and isinstance(row.record, PreferencePair | RankedList):
             made = convert([row.record], "pairs", lost)
-            pairs += [_lined(row.line, p) for p in made if isinstance(p, PreferencePair)]
+            pairs += [_lined(row.line, p, known) for p in made if isinstance(p, PreferencePair)]
     notes = [f"Ranked lists: {count:,} {what}." for what, count in lost.items() if "pair" in what]
     if pairs or not judgments or not comparisons:
         return pairs, notes
@@ -268,16 +272,16 @@ def _pairs(
     if not made_pairs:
         note = "The votes make no pairs: all are ties, or on responses that are empty or the same."
     notes.append(note)
-    return [_lined(_line_of(pair, lines), pair) for pair in made_pairs], notes
+    return [_lined(_line_of(pair, lines), pair, known) for pair in made_pairs], notes
 
 
-def _lined(line: int, pair: PreferencePair) -> LinedPair:
-    return LinedPair(line=line, prompt=_prompt_key(pair.prompt), pair=pair)
+def _lined(line: int, pair: PreferencePair, known: Known) -> LinedPair:
+    return LinedPair(line=line, prompt=_prompt_key(pair.prompt, known), pair=pair)
 
 
-def _prompt_key(prompt: Prompt) -> str:
+def _prompt_key(prompt: Prompt, known: Known) -> str:
     """Return the key of a prompt's words, or its id where a set holds no words."""
-    return exact_key(prompt) if any(m.content for m in prompt.messages) else prompt.id
+    return known.key(prompt) if any(m.content for m in prompt.messages) else prompt.id
 
 
 def _line_of(pair: PreferencePair, lines: Mapping[str, int]) -> int:
@@ -287,11 +291,11 @@ def _line_of(pair: PreferencePair, lines: Mapping[str, int]) -> int:
 
 
 def _ballots(
-    judgments: Sequence[Judgment], comparisons: Mapping[str, Comparison]
+    judgments: Sequence[Judgment], comparisons: Mapping[str, Comparison], known: Known
 ) -> Iterator[Ballot]:
     """Yield every vote on two responses, in the order cast; a ranking is one on every two."""
     prompts: dict[str, str] = {}
-    known: dict[tuple[str, int, int], _Sides] = {}
+    seen: dict[tuple[str, int, int], _Sides] = {}
     for judgment in judgments:
         shown = comparisons.get(judgment.comparison_id)
         size = len(shown.responses) if shown is not None else 2
@@ -299,10 +303,10 @@ def _ballots(
         for i, j, value in _values(judgment, size):
             # places in the first order: a swap shows them all the other way round
             a, b = (size - 1 - j, size - 1 - i) if swapped else (i, j)
-            sides = known.get((judgment.comparison_id, a, b))
+            sides = seen.get((judgment.comparison_id, a, b))
             if sides is None:
-                sides = _sides(shown, (a, b), prompts) if shown is not None else _Sides(base)
-                known[judgment.comparison_id, a, b] = sides
+                sides = _sides(shown, (a, b), prompts, known) if shown is not None else _Sides(base)
+                seen[judgment.comparison_id, a, b] = sides
             yield Ballot(
                 unit=f"{base}/{judgment.dimension}" + f"/{a}-{b}" * (size > 2),
                 prompt=sides.prompt,
@@ -339,12 +343,14 @@ class _Sides(NamedTuple):
     generators: tuple[str | None, str | None] = (None, None)
 
 
-def _sides(shown: Comparison, places: tuple[int, int], prompts: dict[str, str]) -> _Sides:
+def _sides(
+    shown: Comparison, places: tuple[int, int], prompts: dict[str, str], known: Known
+) -> _Sides:
     """Return what a vote on two places is on; places are counted in the first order."""
     turn = -1 if shown.id.endswith(SWAPPED) else 1
     first, second = (shown.responses[::turn][place] for place in places)
     if shown.prompt.id not in prompts:
-        prompts[shown.prompt.id] = _prompt_key(shown.prompt)
+        prompts[shown.prompt.id] = _prompt_key(shown.prompt, known)
     return _Sides(
         prompts[shown.prompt.id],
         (text_of(first.messages), text_of(second.messages)),

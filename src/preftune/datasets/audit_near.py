@@ -1,12 +1,12 @@
 """Texts that are nearly the same: found by MinHash, kept only where the true overlap is enough."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preftune.datasets.audit_words import Ids
-from preftune.prompts.minhash import band_keys
+from preftune.prompts.minhash import Hashes, band_keys
 
 NEAR = 0.8  # of all runs of three words, in both
 BANDS, ROWS = 12, 5  # texts that share .8 of their runs are found in 99.1 % of the cases, .9 always
@@ -29,21 +29,22 @@ def shingles_of(texts: Sequence[Ids]) -> list[Shingles]:
     """Return the runs of three words of each text; many texts at once take a moment."""
     found: list[Shingles] = []
     for begin in range(0, len(texts), AT_ONCE):
-        found += _shingles(texts[begin : begin + AT_ONCE])
+        found += _sets(*_runs(texts[begin : begin + AT_ONCE]))
     return found
 
 
-def unions(one: Sequence[Shingles], other: Sequence[Shingles]) -> list[Shingles]:
-    """Return the runs that either text of each two has."""
-    both = [np.concatenate(two) for two in zip(one, other, strict=True)]
-    return _sets(np.concatenate(both), [len(two) for two in both]) if both else []
+def unions(texts: Sequence[tuple[Ids, Ids]]) -> list[Shingles]:
+    """Return the runs of three words that either text of each two has."""
+    found: list[Shingles] = []
+    for begin in range(0, len(texts), AT_ONCE):
+        runs, sizes = _runs([text for two in texts[begin : begin + AT_ONCE] for text in two])
+        found += _sets(runs, [a + b for a, b in zip(sizes[::2], sizes[1::2], strict=True)])
+    return found
 
 
-def _shingles(texts: Sequence[Ids]) -> list[Shingles]:
-    short = (np.full(max(0, len(SPREAD) - len(ids)), -1) for ids in texts)
-    padded = [
-        np.concatenate(two) if len(two[1]) else two[0] for two in zip(texts, short, strict=True)
-    ]
+def _runs(texts: Sequence[Ids]) -> tuple[Shingles, list[int]]:
+    """Return the runs of all texts, one text behind the other, and how many each has."""
+    padded = [ids if len(ids) >= len(SPREAD) else _padded(ids) for ids in texts]
     numbers = np.concatenate(padded) + 1
     count = len(numbers) - len(SPREAD) + 1
     runs = sum(numbers[at : at + count] * odd & FITS for at, odd in enumerate(SPREAD))
@@ -52,7 +53,12 @@ def _shingles(texts: Sequence[Ids]) -> list[Shingles]:
     for before_end in range(1, len(SPREAD)):
         inside[ends - before_end] = False
     kept = (np.asarray(runs) & FITS)[inside[:count]]
-    return _sets(kept, [len(text) - len(SPREAD) + 1 for text in padded])
+    return kept, [len(text) - len(SPREAD) + 1 for text in padded]
+
+
+def _padded(ids: Ids) -> Ids:
+    """Return a short text with blanks behind it, so that it is one run."""
+    return np.append(ids, [-1] * (len(SPREAD) - len(ids))).astype(np.int64)
 
 
 def _sets(values: Shingles, sizes: Sequence[int]) -> list[Shingles]:
@@ -66,8 +72,16 @@ def _sets(values: Shingles, sizes: Sequence[int]) -> list[Shingles]:
 
 def overlap(one: Shingles, other: Shingles) -> float:
     """Return the share of all runs that both have (Jaccard): 1 for equal sets."""
-    both = len(np.intersect1d(one, other, assume_unique=True))
-    return both / (len(one) + len(other) - both)
+    runs = np.concatenate((one, other))
+    runs.sort(kind="stable")  # which merges what is in order already
+    both = int(np.count_nonzero(runs[1:] == runs[:-1]))
+    return both / (len(runs) - both)
+
+
+def is_near(one: Shingles, other: Shingles) -> bool:
+    """Whether two texts share .8 of their runs; where sizes differ by more, nothing is compared."""
+    few, many = sorted((len(one), len(other)))
+    return few / many >= NEAR and overlap(one, other) >= NEAR
 
 
 def near_couples(
@@ -82,27 +96,41 @@ def near_couples(
 
     Source: Broder 1997, On the resemblance and containment of documents.
     """
-    index: dict[tuple[int, int], list[int]] = {}
+    index: dict[int, list[int]] = {}
     pool = texts if others is None else others
-    if others is not None:
-        for place, bands in enumerate(_bands(others)):
-            for band in bands:
-                index.setdefault(band, []).append(place)
-    for place, bands in enumerate(_bands(texts)):
+    shared = _shared([*texts, *(others or ())])
+    for place, bands in enumerate(shared[len(texts) :]):
+        _put(index, bands, place)
+    for place, bands in enumerate(shared[: len(texts)]):
         candidates = {found for band in bands for found in index.get(band, ())[-MOST:]}
         for found in sorted(candidates)[-MOST:]:
-            if overlap(texts[place], pool[found]) >= NEAR:
+            if is_near(texts[place], pool[found]):
                 yield (place, found) if others is not None else (found, place)
         if others is None:
-            for band in bands:
-                index.setdefault(band, []).append(place)
+            _put(index, bands, place)
 
 
-def _bands(texts: Sequence[Shingles]) -> Iterator[list[tuple[int, int]]]:
-    """Yield the keys of each text, each with its band; two texts that share one are candidates."""
-    for begin in range(0, len(texts), AT_ONCE):
-        part = texts[begin : begin + AT_ONCE]
-        elements = np.concatenate(part).astype(np.uint64)
-        starts = np.cumsum([0, *map(len, part[:-1])])
-        for keys in band_keys(elements, starts, bands=BANDS, rows=ROWS).tolist():
-            yield list(enumerate(keys))
+def _put(index: dict[int, list[int]], bands: Iterable[int], place: int) -> None:
+    for band in bands:
+        index.setdefault(band, []).append(place)
+
+
+def _shared(texts: Sequence[Shingles]) -> list[list[int]]:
+    """Return for each text numbers of its keys: two texts that share one are candidates.
+
+    A key that no other text has is left out, so most texts have none.
+    """
+    found: list[list[int]] = [[] for _ in texts]
+    parts = [_keys(texts[at : at + AT_ONCE]) for at in range(0, len(texts), AT_ONCE)]
+    for band, keys in enumerate(np.concatenate(parts).T if parts else ()):
+        _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        (places,) = np.nonzero(counts[numbers] > 1)
+        for place, number in zip(places.tolist(), numbers[places].tolist(), strict=True):
+            found[place].append(band * len(texts) + number)
+    return found
+
+
+def _keys(texts: Sequence[Shingles]) -> Hashes:
+    starts = np.cumsum([0, *map(len, texts[:-1])])
+    elements = np.concatenate(texts).astype(np.uint64)
+    return band_keys(elements, starts, bands=BANDS, rows=ROWS)

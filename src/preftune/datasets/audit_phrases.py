@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
-from scipy.stats import binom
+from scipy.special import betainc, expit, logit
 
 from preftune.datasets.audit_words import Words
 
@@ -98,16 +97,16 @@ def deciding_phrases(choices: Sequence[Choice], words: Words | None = None) -> l
     if len(choices) < FEWEST:
         return []
     texts, raters, votes = _columns(choices)
-    tests, found = 0, []
+    tests: int = 0
+    found: list[tuple[_Row, _Names, Sequence[str]]] = []
     for names, events in _events_by_size(texts, votes, words or Words()):
         counted, more = _by_rater(events, len(raters)) if len(raters) > 1 else ([], 0)
-        found += [_named(row, names, raters) for row in counted]
+        found += [(row, names, raters) for row in counted]
         tests += more
         counted, more = _by_everybody(events, len(choices))
-        found += [_named(row, names, [EVERYBODY]) for row in counted]
+        found += [(row, names, [EVERYBODY]) for row in counted]
         tests += more
-    sure = [replace(row, p=min(1.0, row.p * tests)) for row in found]
-    return _clearest([row for row in sure if row.p < CHANCE])
+    return _clearest([_named(*row, tests) for row in found if row[0].said.p * tests < CHANCE])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,7 +240,7 @@ def _by_rater(events: _Events, raters: int) -> tuple[list[_Row], int]:
             (won, expected, others) if wins else (n - won, 1 - expected, 1 - others)
         )
         total = all_won[phrase] if wins else all_n[phrase] - all_won[phrase]
-        p = binom.sf(hits - 1, n, expect)
+        p = _chance(hits, n, expect)
         for i in np.flatnonzero((hits >= FOLLOWS * n) & (rest <= OTHERS)):
             said = Phrase(
                 words="",
@@ -267,7 +266,7 @@ def _by_everybody(events: _Events, choices: int) -> tuple[list[_Row], int]:
     rows = []
     for wins in (True, False):
         hits, expect = (won, usual) if wins else (n - won, 1 - usual)
-        p = binom.sf(hits - 1, n, max(expect, 0.5))
+        p = _chance(hits, n, max(expect, 0.5))
         for i in np.flatnonzero(kept & (hits >= RARE_FOLLOWS * n)):
             said = Phrase(
                 words="",
@@ -289,6 +288,11 @@ def _rate(won: ArrayLike, n: ArrayLike) -> Floats:
     return np.asarray((np.asarray(won) + 0.5) / (np.asarray(n) + 1.0))
 
 
+def _chance(hits: ArrayLike, n: ArrayLike, rate: ArrayLike) -> Floats:
+    """Return the chance of so many hits or more of n, each at this rate (binomial)."""
+    return np.asarray(betainc(hits, np.asarray(n) - hits + 1, rate))
+
+
 def _first_of_each(key: Ints, prompt: Ints) -> Ints:
     """Return where each (key, prompt) stands first: a prompt is one witness, not several."""
     width = int(prompt.max()) + 1 if len(prompt) else 1
@@ -299,8 +303,10 @@ def _first_of_each(key: Ints, prompt: Ints) -> Ints:
     return np.sort(first)
 
 
-def _named(row: _Row, names: _Names, raters: Sequence[str]) -> Phrase:
-    return replace(row.said, words=names.of(row.phrase), rater=raters[row.rater])
+def _named(row: _Row, names: _Names, raters: Sequence[str], tests: int) -> Phrase:
+    """Return the phrase in words, its p corrected for so many tests (Bonferroni)."""
+    words, p = names.of(row.phrase), row.said.p * tests
+    return replace(row.said, words=words, rater=raters[row.rater], p=p)
 
 
 def _clearest(found: Sequence[Phrase]) -> list[Phrase]:

@@ -42,6 +42,8 @@ REFUSAL = re.compile(
     r"unable to|not able to|won['’]?t|will not|not comfortable)\b|\bas an ai\b|"
     r"\bagainst my (?:guidelines|programming)\b"
 )
+REFUSING = ("can", "sorry", "able", "won", "will", "not com", "as an ai", "against my")
+"""No refusal without one of these."""
 APOLOGY = re.compile(
     r"\b(?:i|we)(?:['’]?m|\s+am|['’]?re|\s+are)?\s+(?:(?:so|very|really|truly|deeply)\s+)?"
     r"(?:sorry|apologi[sz]e)\b|\bmy apologies\b"
@@ -55,7 +57,8 @@ STYLE_FIX = "Say in the guideline whether it is a merit, and read some pairs tha
 
 
 def _refuses(text: str) -> bool:
-    return bool(REFUSAL.search(text[:OPENING].lower()))
+    opening = text[:OPENING].lower()
+    return any(word in opening for word in REFUSING) and bool(REFUSAL.search(opening))
 
 
 def _apologises(text: str) -> bool:

@@ -7,7 +7,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from preftune.datasets.checks import WORD
+from preftune.datasets.checks import words_of
 
 Ids = NDArray[np.int64]
 
@@ -28,7 +28,7 @@ class Words:
         """Return the numbers of the words of a text [T]; a Chinese character is a word."""
         found = self.seen.get(text)
         if found is None:
-            words = WORD.findall(text.casefold())
+            words = words_of(text)
             numbered = map(self.numbers.__getitem__, words)
             found = self.seen[text] = np.fromiter(numbered, dtype=np.int64, count=len(words))
         return found

@@ -1,8 +1,8 @@
 """What must be looked at before training: odd rows, repeats, contradictions, near-equals, leaks."""
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,16 +12,45 @@ from preftune.datasets.scanned import Problem, Scanned
 from preftune.datasets.views import Messages, exact_key, loose_key, prompt_of, wins_of
 from preftune.errors import DataError
 from preftune.types import (
+    Comparison,
     Demonstration,
+    Judgment,
     PreferencePair,
     Prompt,
     RankedList,
     Record,
+    Response,
     UnpairedRow,
 )
 
 # A word is a run of letters and digits; a Chinese or Japanese character is a word of its own.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+WORD = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff]+|[\u3040-\u30ff\u3400-\u9fff]")
+_PLAIN = map(chr, range(128))
+_PLAIN_WORDS = str.maketrans({c: c.lower() if WORD.match(c) else " " for c in _PLAIN})
+_MARKS = "’‘“”–—…•"  # of print: no part of a word
+
+
+class Known:
+    """What was worked out of records once, however many checks ask."""
+
+    def __init__(self) -> None:
+        # the record is kept beside what is known of it, so that nothing else gets its id
+        self._keys: dict[int, tuple[Prompt, str]] = {}
+        self._near: dict[int, tuple[PreferencePair, bool]] = {}
+
+    def key(self, prompt: Prompt) -> str:
+        """Return the `exact_key` of a prompt."""
+        found = self._keys.get(id(prompt))
+        if found is None:
+            found = self._keys[id(prompt)] = prompt, exact_key(prompt)
+        return found[1]
+
+    def one_word_apart(self, pair: PreferencePair) -> bool:
+        """Whether chosen and rejected are `one_word_apart`."""
+        found = self._near.get(id(pair))
+        if found is None:
+            found = self._near[id(pair)] = pair, one_word_apart(pair.chosen, pair.rejected)
+        return found[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,11 +112,16 @@ def check_file(path: Path, *, against: Iterable[Path] = (), format: str | None =
     )
 
 
-def check_rows(rows: Iterable[Scanned]) -> list[Finding]:
-    """Return the findings within one file, each kind once, in a fixed order."""
-    rows = list(rows)
-    repeats = [line for group in find_duplicates(rows) for line in group[1:]]
-    conflicts = {line for group in find_conflicts(rows) for line in group}
+def check_rows(rows: Iterable[Scanned], known: Known | None = None) -> list[Finding]:
+    """Return the findings within one file, each kind once, in a fixed order.
+
+    Args:
+        rows: of the file.
+        known: what other checks have worked out of the same records; each check takes it.
+    """
+    rows, known = list(rows), known or Known()
+    repeats = [line for group in find_duplicates(rows, known) for line in group[1:]]
+    conflicts = {line for group in find_conflicts(rows, known) for line in group}
     made = (
         (
             "duplicate",
@@ -105,7 +139,7 @@ def check_rows(rows: Iterable[Scanned]) -> list[Finding]:
             "near_duplicate",
             "chosen and rejected differ in at most one word",
             "Look whether that word is what matters; such pairs push down both responses.",
-            find_near_duplicates(rows),
+            find_near_duplicates(rows, known),
         ),
     )
     found = [_finding(*parts) for parts in made if parts[3]]
@@ -130,49 +164,52 @@ def find_problems(rows: Iterable[Scanned]) -> list[Finding]:
     return found
 
 
-def find_duplicates(rows: Iterable[Scanned]) -> list[tuple[int, ...]]:
+def find_duplicates(rows: Iterable[Scanned], known: Known | None = None) -> list[tuple[int, ...]]:
     """Return groups of lines that say the same: one prompt, the same responses, the same verdict.
 
     The same pair from two named raters is agreement, no duplicate. Responses, comparisons and
     judgments are events of their own, so only the same id twice makes them duplicates.
     """
-    return _groups(rows, _content)
+    known = known or Known()
+    about = [(row, _about(row.record, known)) for row in rows if row.record is not None]
+    often = Counter(what for _, what in about)
+    return _groups(
+        (row.line, (what, _said(row.record)))
+        for row, what in about
+        if often[what] > 1 and row.record is not None
+    )
 
 
-def same_prompt_groups(rows: Iterable[Scanned]) -> list[tuple[int, ...]]:
+def same_prompt_groups(
+    rows: Iterable[Scanned], known: Known | None = None
+) -> list[tuple[int, ...]]:
     """Return groups of two or more lines with the same prompt, word for word."""
-
-    def key(record: Record) -> str | None:
-        prompt = prompt_of(record)
-        return exact_key(prompt) if prompt else None
-
-    return _groups(rows, key)
+    known = known or Known()
+    return _groups((line, known.key(prompt)) for line, prompt in _prompts(rows))
 
 
-def find_conflicts(rows: Iterable[Scanned]) -> list[tuple[int, ...]]:
+def find_conflicts(rows: Iterable[Scanned], known: Known | None = None) -> list[tuple[int, ...]]:
     """Return groups of lines that contradict each other on the same prompt and dimension.
 
     Pairs and ranked lists contradict when one puts A above B and another B above A; unpaired rows
     when one calls a response desirable and another does not. Judgments never do: that two raters
     disagree is what agreement statistics are for.
     """
-    lines: dict[Hashable, set[int]] = defaultdict(set)
-    opposites: dict[Hashable, Hashable] = {}
+    known = known or Known()
+    alike: dict[tuple[str, str], list[Scanned]] = defaultdict(list)
     for row in rows:
-        for claim, opposite in _claims(row.record):
-            lines[claim].add(row.line)
-            opposites[claim] = opposite
-    both = (lines[claim] | lines[other] for claim, other in opposites.items() if other in lines)
-    return sorted({tuple(sorted(group)) for group in both if len(group) > 1})
+        if isinstance(row.record, PreferencePair | RankedList | UnpairedRow):
+            alike[known.key(row.record.prompt), row.record.dimension].append(row)
+    return sorted({group for some in alike.values() if len(some) > 1 for group in _opposed(some)})
 
 
-def find_near_duplicates(rows: Iterable[Scanned]) -> list[int]:
+def find_near_duplicates(rows: Iterable[Scanned], known: Known | None = None) -> list[int]:
     """Return the lines of pairs whose chosen and rejected differ in at most one word."""
+    known = known or Known()
     return [
         row.line
         for row in rows
-        if isinstance(row.record, PreferencePair)
-        and one_word_apart(row.record.chosen, row.record.rejected)
+        if isinstance(row.record, PreferencePair) and known.one_word_apart(row.record)
     ]
 
 
@@ -187,21 +224,34 @@ def one_word_apart(first: Messages, second: Messages) -> bool:
     return head + tail > 0 and not any(list(islice(WORD.finditer(rest), 1, 2)) for rest in (a, b))
 
 
-def find_leaks(rows: Iterable[Scanned], others: Iterable[Scanned], name: str) -> list[Finding]:
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, case aside; a Chinese character is a word."""
+    if not text.isascii():
+        for mark in _MARKS:
+            text = text.replace(mark, " ")
+    if text.isascii():  # the same words, three times as fast
+        return text.translate(_PLAIN_WORDS).split()
+    return WORD.findall(text.casefold())
+
+
+def find_leaks(
+    rows: Iterable[Scanned], others: Iterable[Scanned], name: str, known: Known | None = None
+) -> list[Finding]:
     """Return the lines of `rows` whose prompt is also in `others`, the file called `name`.
 
     `leak` is the same prompt word for word; `leak_normalised` the same but for case and white
     space, rows of the first kind left out.
     """
+    known = known or Known()
     exact: dict[str, int] = {}
     loose: dict[str, int] = {}
     for line, prompt in _prompts(others):
-        exact.setdefault(exact_key(prompt), line)
+        exact.setdefault(known.key(prompt), line)
         loose.setdefault(loose_key(prompt), line)
     same: dict[int, int] = {}
     alike: dict[int, int] = {}
     for line, prompt in _prompts(rows):
-        if (there := exact.get(exact_key(prompt))) is not None:
+        if (there := exact.get(known.key(prompt))) is not None:
             same[line] = there
         elif (there := loose.get(loose_key(prompt))) is not None:
             alike[line] = there
@@ -229,19 +279,23 @@ def _prompts(rows: Iterable[Scanned]) -> Iterator[tuple[int, Prompt]]:
             yield row.line, prompt
 
 
-def _groups(
-    rows: Iterable[Scanned], key: Callable[[Record], Hashable | None]
-) -> list[tuple[int, ...]]:
+def _groups(keyed: Iterable[tuple[int, Hashable]]) -> list[tuple[int, ...]]:
     """Return the lines that share a key, for every key that two or more rows have."""
     lines: dict[Hashable, list[int]] = defaultdict(list)
-    for row in rows:
-        if row.record is not None and (found := key(row.record)) is not None:
-            lines[found].append(row.line)
+    for line, key in keyed:
+        lines[key].append(line)
     return [tuple(group) for group in lines.values() if len(group) > 1]
 
 
-def _content(record: Record) -> Hashable:
-    """Return what makes a record a repeat of another, its id left out where content decides."""
+def _about(record: Record, known: Known) -> tuple[str, str]:
+    """Return what repeats have in common at least: the kind, and the prompt (of events the id)."""
+    event = isinstance(record, Response | Comparison | Judgment)
+    prompt = None if event else prompt_of(record)
+    return type(record).__name__, record.id if prompt is None else known.key(prompt)
+
+
+def _said(record: Record) -> Hashable:
+    """Return what else makes a record a repeat of another; its id does not, where content does."""
     match record:
         case PreferencePair():
             said: Hashable = (record.chosen, record.rejected, record.strength)
@@ -250,33 +304,40 @@ def _content(record: Record) -> Hashable:
         case UnpairedRow():
             said = (record.response, record.desirable)
         case Demonstration():
-            return "demonstration", exact_key(record.prompt), record.response
-        case Prompt():
-            return "prompt", exact_key(record)
+            return record.response
         case _:
-            return type(record).__name__, record.id
-    by = record.dimension, record.provenance.raters
-    return type(record).__name__, exact_key(record.prompt), said, by
+            return None
+    return said, record.dimension, record.provenance.raters
+
+
+def _opposed(rows: Iterable[Scanned]) -> Iterator[tuple[int, ...]]:
+    """Yield the lines of every two contradicting claims on one prompt and dimension."""
+    lines: dict[Hashable, set[int]] = defaultdict(set)
+    opposites: dict[Hashable, Hashable] = {}
+    for row in rows:
+        for claim, opposite in _claims(row.record):
+            lines[claim].add(row.line)
+            opposites[claim] = opposite
+    for claim, opposite in opposites.items():
+        if opposite in lines and len(both := lines[claim] | lines[opposite]) > 1:
+            yield tuple(sorted(both))
 
 
 def _claims(record: Record | None) -> Iterator[tuple[Hashable, Hashable]]:
     """Yield everything a record claims, each with the claim that would contradict it."""
     if isinstance(record, PreferencePair | RankedList):
-        about = exact_key(record.prompt), record.dimension
         for better, worse in wins_of(record):
             if better != worse:
-                yield (about, better, worse), (about, worse, better)
+                yield (better, worse), (worse, better)
     elif isinstance(record, UnpairedRow):
-        about = exact_key(record.prompt), record.dimension
-        yield (
-            (about, record.response, record.desirable),
-            (about, record.response, not record.desirable),
-        )
+        yield (record.response, record.desirable), (record.response, not record.desirable)
 
 
 def _text(messages: Messages) -> str:
-    calls = (f"{call.name} {call.arguments}" for m in messages for call in m.tool_calls)
-    return " ".join((*(m.content for m in messages), *calls)).casefold()
+    parts = [message.content for message in messages]
+    for message in messages:
+        parts += [f"{call.name} {call.arguments}" for call in message.tool_calls]
+    return " ".join(parts).casefold()
 
 
 def _shared_start(a: str, b: str) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from preftune.comparisons.bias import LengthBias, length_wins
-from preftune.datasets.checks import Finding, check_rows, same_prompt_groups
+from preftune.datasets.checks import Finding, Known, check_rows, same_prompt_groups
 from preftune.datasets.read import scan
 from preftune.datasets.scanned import Scanned
 from preftune.datasets.views import (
@@ -79,18 +79,33 @@ def inspect_file(path: Path, *, format: str | None = None) -> Inspection:
     return inspect_rows(opened.rows, source=path.name, format=opened.format)
 
 
-def inspect_rows(rows: Iterable[Scanned], *, source: str, format: str) -> Inspection:
-    """Return what is in rows already read; `source` and `format` are only kept to be shown."""
-    rows = list(rows)
+def inspect_rows(
+    rows: Iterable[Scanned],
+    *,
+    source: str,
+    format: str,
+    hashed: str = "",
+    known: Known | None = None,
+) -> Inspection:
+    """Return what is in rows already read.
+
+    Args:
+        rows: of a file.
+        source: its name, only kept to be shown.
+        format: its format, the same.
+        hashed: hash of the usable records where it is known already; worked out otherwise.
+        known: what checks have worked out of the same records before.
+    """
+    rows, known = list(rows), known or Known()
     records = [row.record for row in rows if row.record is not None]
     usable = [row.record for row in rows if row.usable and row.record is not None]
-    shared = same_prompt_groups(rows)
+    shared = same_prompt_groups(rows, known)
     prompts = [prompt for record in records if (prompt := prompt_of(record)) is not None]
-    same_prompt = sum(map(len, shared))
+    different = {known.key(prompt): prompt for prompt in prompts}
     return Inspection(
         source=source,
         format=format,
-        dataset_hash=dataset_hash(usable),
+        dataset_hash=hashed or dataset_hash(usable),
         rows=len(rows),
         usable=len(usable),
         kinds=dict(Counter(KINDS[type(record)] for record in records)),
@@ -99,13 +114,13 @@ def inspect_rows(rows: Iterable[Scanned], *, source: str, format: str) -> Inspec
         ties=sum(map(is_tie, records)),
         strengths=_strengths(records),
         with_prompt=len(prompts),
-        prompts=len(prompts) - same_prompt + len(shared),
-        first_turns=len(set(map(first_turn_key, prompts))),
-        same_prompt=same_prompt,
+        prompts=len(different),
+        first_turns=len(set(map(first_turn_key, different.values()))),
+        same_prompt=sum(map(len, shared)),
         multi_turn=sum(map(is_multi_turn, records)),
         raters=dict(Counter(rater for record in records for rater in _raters(record))),
         dimensions=dict(Counter(_dimensions(records))),
-        findings=tuple(check_rows(rows)),
+        findings=tuple(check_rows(rows, known)),
     )
 
 

@@ -128,7 +128,13 @@ def render_audit(found: Audit, drawn: Mapping[str, str]) -> str:
 
 def audit_card(found: Audit, material: Material) -> str:
     """Return the dataset card as Markdown: what the file holds, and what the audit says of it."""
-    inspection = inspect_rows(material.rows, source=found.source, format=found.format)
+    inspection = inspect_rows(
+        material.rows,
+        source=found.source,
+        format=found.format,
+        hashed=found.dataset_hash,
+        known=material.known,
+    )
     text = [card(inspection), "## Audit", "", f"Verdict: {found.verdict}", ""]
     text += table([("", ""), *about(found)])
     text += ["", *table([FINDING_COLUMNS, *finding_rows(found)])]

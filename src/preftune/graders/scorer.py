@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from preftune.types import Message, Prompt
 
@@ -30,3 +30,11 @@ class FunctionScorer:
     def score(self, rows: Sequence[Answer]) -> list[float | None]:
         """Return what the function says of each row."""
         return [self.function(prompt, response) for prompt, response in rows]
+
+
+@runtime_checkable
+class Ensemble(Protocol):
+    """A scorer that asks several models: how far they disagree is a sign of being gamed."""
+
+    def parts(self, rows: Sequence[Answer]) -> list[list[float]]:
+        """Return the scores of each model, model after model."""

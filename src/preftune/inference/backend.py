@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from preftune.inference.generate import Generated, check_fits, generate
+from preftune.inference.stops import cut
 from preftune.models.chat import Chat, load_chat
 from preftune.models.fingerprint import model_fingerprint
 from preftune.models.load import load_policy
 from preftune.responses.generator import GenerateSettings, Request
-from preftune.types import Prompt, Response, Sampling
+from preftune.types import Prompt, Response, Sampling, assistant
 
 
 class TransformersGenerator:
@@ -45,6 +46,7 @@ class TransformersGenerator:
             seeds=[request.seed for request in requests],
             end_ids=self.chat.end_ids,
             pad_id=self.chat.pad_id,
+            decode=self._text,
         )
         return [
             self._response(request, reply) for request, reply in zip(requests, drawn, strict=True)
@@ -55,12 +57,15 @@ class TransformersGenerator:
             self._ids[prompt.id] = self.chat.prompt_ids(prompt)
         return self._ids[prompt.id]
 
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.chat.decode(ids)[0].content
+
     def _response(self, request: Request, reply: Generated) -> Response:
-        message, _ = self.chat.decode(reply.ids)
+        text, _ = cut(self._text(reply.ids), self.settings.stop)
         return Response(
             id=request.response_id,
             prompt_id=request.prompt.id,
-            messages=(message,),
+            messages=(assistant(text),),
             generator=self.name,
             sampling=self.settings.sampling(request.seed),
             origin="sampled",

@@ -1,117 +1,234 @@
-"""One batch of prompts, read once and then continued token by token."""
+"""One batch of prompts, read once and then continued token by token: whichever way a model allows.
 
-import inspect
-from collections.abc import Sequence
+`PackedDecoder` reads the prompts as one stream without padding and keeps each of them once, see
+`prompt_cache.py`. It is for processors and for models whose attention sees everything and goes
+through transformers' attention interface: a few tokens are tried, nothing is assumed. Every other
+model goes through `PaddedDecoder`, unchanged.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import AttentionInterface
 
-from preftune.errors import ModelError
+from preftune.engine.attention import packed_attention_forward
+from preftune.engine.core import sees_everything, tolerance
+from preftune.engine.layout import Layout, packed
+from preftune.inference.padded import PaddedDecoder, causal_model, forward_takes
+from preftune.inference.prompt_cache import Cache, Layer, buckets
+from preftune.models.tokens import TokenSequence
 
-SPARE = 32  # positions that a cache is grown by at once
-
-
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types here
-    """Keys and values of one layer with room behind them, so that a step writes in place."""
-
-    keys: Tensor
-    values: Tensor
-    room: tuple[Tensor, Tensor] | None = None
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Add the new positions and return all keys and values so far, `[B, heads, T, D]` each."""
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        if start == 0:
-            super().update(key_states, value_states, *args, **kwargs)
-            return self.keys, self.values
-        if self.room is None or end > self.room[0].shape[2]:
-            self.room = _roomier(self.keys, end), _roomier(self.values, end)
-        for room, new in zip(self.room, (key_states, value_states), strict=True):
-            room[:, :, start:end] = new
-        self.keys, self.values = (room[:, :, :end] for room in self.room)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows; an index given twice makes two rows."""
-        super().batch_select_indices(indices)
-        self.room = None
+NAME = "preftune-decoder"
+FITS: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()  # why not, by model; tried once
 
 
-def _roomier(held: Tensor, positions: int) -> Tensor:
-    """Return a copy with room for `positions` and `SPARE` more."""
-    rows, heads, length, width = held.shape
-    room = held.new_empty(rows, heads, positions + SPARE, width)
-    room[:, :, :length] = held
-    return room
+def decoder_for(
+    model: nn.Module, prompts: Sequence[tuple[int, ...]], *, pad_id: int, new_tokens: int
+) -> "PackedDecoder | PaddedDecoder":
+    """Return the fastest decoder of a batch that gives what the model's own forward gives.
+
+    Args:
+        model: any causal language model of transformers, adapters of PEFT included.
+        prompts: one for each row; equal ones stand behind each other, longer ones first.
+        pad_id: any valid id.
+        new_tokens: most tokens of a reply.
+
+    Raises:
+        ModelError: a model with a recurrent state, whose rows cannot be padded.
+    """
+    whole = _unanswered((pad_id,) * (max(map(len, prompts)) + new_tokens))
+    if sees_everything(model, model, [whole]) and not why_padded(model):
+        return PackedDecoder(model, prompts)
+    return PaddedDecoder(model, prompts, pad_id)
 
 
-class Decoder:
-    """A model, its cache, and the rows still being written. Prompts are padded on the left."""
+def _unanswered(ids: tuple[int, ...]) -> TokenSequence:
+    return TokenSequence(prompt_ids=ids, response_ids=(), own=(False,) * len(ids))
 
-    def __init__(self, model: nn.Module, prompts: Sequence[tuple[int, ...]], pad_id: int) -> None:
-        if getattr(model, "_is_stateful", False):
-            raise ModelError(
-                f"{type(model).__name__} keeps a recurrent state, which padding would spoil. "
-                "Use a model with attention only."
-            )
-        self.model, self.pad_id = model, pad_id
+
+def why_padded(model: nn.Module) -> str:
+    """Return why a model's prompts are padded, "" if they are not.
+
+    The first time a few tokens are written and compared with the model's own forward.
+    """
+    if (device := next(model.parameters()).device).type != "cpu":
+        return f"on {device.type} its own attention is faster"
+    causal = causal_model(model)
+    if causal not in FITS:
+        FITS[causal] = _tried(model)
+    return FITS[causal]
+
+
+def _tried(model: nn.Module) -> str:
+    """Write two tokens to three rows of two prompts and return what is wrong with them."""
+    causal = causal_model(model)
+    if missing := {"logits_to_keep", "position_ids"} - forward_takes(model):
+        return f"its forward does not take {', '.join(sorted(missing))}"
+    if causal is not model and getattr(model.active_peft_config, "is_prompt_learning", False):
+        return "its adapter writes a prompt of its own"
+    size = int(causal.get_input_embeddings().weight.shape[0])
+    ids = tuple((7 * place + 3) % size for place in range(9))
+    prompts, new = (
+        [ids[:5], ids[:5], ids[5:7]],
+        torch.tensor([ids[6:], ids[7:9] + ids[:1], ids[2:5]]),
+    )
+    try:
+        decoder = PackedDecoder(model, prompts)
+        found = [decoder.start(), decoder.step(new[:, 0]), decoder.step(new[:, 1])]
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        return " ".join(str(error).split())[:120]
+    for row, prompt in enumerate(prompts):
+        whole = torch.tensor([[*prompt, *new[row, :2].tolist()]])
+        expected = model(input_ids=whole).logits[0, -3:].float().log_softmax(-1)
+        got = torch.stack([logits[row] for logits in found]).log_softmax(-1)
+        if not bool((got - expected).abs().max() <= tolerance(model)):
+            return f"{type(causal).__name__} needs its own attention"
+    return ""
+
+
+class PackedDecoder:
+    """Prompts read as one stream, each kept once; rows that write in step, nothing padded."""
+
+    def __init__(self, model: nn.Module, prompts: Sequence[tuple[int, ...]]) -> None:
+        self.causal = causal_model(model)
         self.device = next(model.parameters()).device
-        outer: Any = model
-        inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer  # PEFT
-        self.takes = set(inspect.signature(inner.forward).parameters)
         self.prompts = list(dict.fromkeys(prompts))  # equal prompts are read once
-        self.cache = DynamicCache(config=outer.config)
-        self.cache.layers = [
-            RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers
-        ]
-        place = {prompt: row for row, prompt in enumerate(self.prompts)}
-        self.rows = torch.tensor([place[prompt] for prompt in prompts], device=self.device)
+        place = {prompt: number for number, prompt in enumerate(self.prompts)}
+        self.owner = torch.tensor([place[prompt] for prompt in prompts])
+        rows = torch.bincount(self.owner).tolist()
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts])
+        dtype, width = self.causal.dtype, int(self.causal.get_input_embeddings().weight.shape[1])
+        self.buckets = buckets(
+            [len(prompt) for prompt in self.prompts],
+            rows,
+            dtype=dtype,
+            token_bytes=2 * width * dtype.itemsize,
+        )
+        self.layers: dict[nn.Module, Layer] = {}
+        self.written = -1  # tokens of each reply in the cache; -1: the prompts are being read
+        self.layout: Layout | None = None
 
     def start(self) -> Float[Tensor, "B V"]:
         """Read the prompts and return the logits of the first new token."""
-        longest = max(len(prompt) for prompt in self.prompts)
-        padded = [(self.pad_id,) * (longest - len(prompt)) + prompt for prompt in self.prompts]
-        lengths = torch.tensor([len(prompt) for prompt in self.prompts], device=self.device)
-        columns = torch.arange(longest, device=self.device)
-        self.mask = (columns >= longest - lengths[:, None]).long()
-        self.padded = bool((lengths < longest).any())
-        positions = (self.mask.cumsum(1) - 1).clamp_min(0)
-        logits = self._forward(torch.tensor(padded, device=self.device), positions)
-        self.lengths, self.mask = lengths[self.rows], self.mask[self.rows]
-        if len(self.rows) > len(self.prompts):
-            self.cache.batch_select_indices(self.rows)
-        return logits[self.rows]
+        self.layout = packed([[_unanswered(prompt)] for prompt in self.prompts])
+        logits = self._forward(self.layout.ids, self.layout.positions, self.layout.last)[0]
+        self.layout, self.written = None, 0
+        return logits[self.owner]
 
     def step(self, token: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         """Add one token to each row and return the logits of the next."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(token), 1)], 1)
-        logits = self._forward(token[:, None], self.lengths[:, None])
-        self.lengths = self.lengths + 1
+        logits = self._forward(token[:, None], (self.lengths + self.written)[:, None], 1)[:, 0]
+        self.written += 1
         return logits
 
     def keep(self, rows: Int[Tensor, " K"]) -> None:
-        """Go on with these rows only."""
-        self.mask, self.lengths = self.mask[rows], self.lengths[rows]
-        self.cache.batch_select_indices(rows)
+        """Go on with these rows only, which are named in their order."""
+        self.lengths = self.lengths[rows]
+        left, begin = [], 0
+        for bucket in self.buckets:
+            inside = (rows >= bucket.rows.start) & (rows < bucket.rows.stop)
+            left.append(bucket.keep(rows[inside] - bucket.rows.start))
+            bucket.rows = slice(begin, begin + len(bucket.owner))
+            begin = bucket.rows.stop
+        self.buckets = [bucket for bucket in self.buckets if len(bucket.owner)]
+        for layer in self.layers.values():
+            layer.keep(rows, left)
+
+    def attend(
+        self, module: nn.Module, query: Cache, key: Cache, value: Cache, scale: float
+    ) -> Float[Tensor, "B 1 H E"]:
+        """Return the attention of one new token in each row.
+
+        Source: the two parts are joined as blocks are in Dao et al. 2022, arXiv:2205.14135.
+        """
+        layer = self.layers[module]
+        stacked = query.reshape(len(query), key.shape[1], -1, query.shape[3])
+        own, own_mass = _flash(stacked, *layer.write(key, value, self.written), None, scale)
+        found, masses = [], []
+        for bucket, held in zip(self.buckets, layer.prompts, strict=True):
+            part, mass = _flash(bucket.stacked(stacked[bucket.rows]), *held, bucket.bias, scale)
+            found.append(bucket.by_row(part))
+            masses.append(bucket.by_row(mass[..., None]))
+        share = torch.sigmoid(torch.cat(masses) - own_mass[..., None]).to(own.dtype)
+        joined = torch.lerp(own, torch.cat(found), share)
+        return joined.reshape(len(query), 1, query.shape[1], -1)
 
     def _forward(
-        self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]
-    ) -> Float[Tensor, "B V"]:
-        """Return the logits after the last of these tokens."""
-        extras = {"position_ids": positions, "logits_to_keep": 1}
-        out = self.model(
-            input_ids=ids,
-            attention_mask=self.mask if self.padded else None,
-            past_key_values=self.cache,
-            use_cache=True,
-            **{name: value for name, value in extras.items() if name in self.takes},
-        )
+        self, ids: Int[Tensor, "R T"], positions: Int[Tensor, "R T"], kept: Tensor | int
+    ) -> Float[Tensor, "R K V"]:
+        """Return the logits after the places that are kept."""
+        # A mask of four axes is taken by transformers as ready made; this attention reads none.
+        with _attention(self.causal.base_model):
+            out = self.causal(
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=torch.empty(1, 1, 1, 1),
+                use_cache=False,
+                logits_to_keep=kept,
+                decoder=self,
+            )
         logits: Tensor = out.logits
-        return logits[:, -1].float()
+        return logits.float()
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G T D"],
+    value: Float[Tensor, "B G T E"],
+    mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    decoder: PackedDecoder | None = None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "B T H E"], None]:
+    """Return the attention of a decoder's rows; the interface's own signature.
+
+    Raises:
+        NotImplementedError: something this attention does not do was asked for.
+    """
+    names = ("s_aux", "position_bias", "head_mask", "softcap")
+    asked = {name for name in names if kwargs.get(name) is not None}
+    if decoder is None or dropout or asked or query.shape[3] != value.shape[3]:
+        raise NotImplementedError(f"decoder's attention: dropout {dropout} or {asked}")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if decoder.layout is None:
+        return decoder.attend(module, query, key, value, scale), None
+    decoder.layers[module] = Layer()
+    decoder.layers[module].read(key, value, decoder.buckets)
+    layout = decoder.layout
+    return packed_attention_forward(
+        module, query, key, value, mask, scaling=scale, layout=layout, **kwargs
+    )
+
+
+AttentionInterface.register(NAME, attention_forward)
+
+
+@contextmanager
+def _attention(body: Any) -> Iterator[None]:
+    """Let a transformers model use this attention inside the block."""
+    before = body.config._attn_implementation
+    body.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        body.config._attn_implementation = before
+
+
+def _flash(
+    query: Cache, key: Cache, value: Cache, bias: Tensor | None, scale: float
+) -> tuple[Cache, Float[Tensor, "_ _ _"]]:
+    """Return attention and the log of the sum of its exponentiated scores."""
+    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, False, attn_mask=bias, scale=scale
+    )
+    return found
+
+
+Decoder = PackedDecoder | PaddedDecoder

@@ -21,3 +21,30 @@ def by_length(
         batch.append(row)
     if batch:
         yield batch
+
+
+def together(
+    prompts: Sequence[tuple[int, ...]], *, new_tokens: int, batch_size: int, batch_tokens: int
+) -> Iterator[list[int]]:
+    """Yield row numbers to write together, those with the longest prompts first.
+
+    Rows of equal prompts stand behind each other, and in one batch if they fit in one. A batch has
+    at most `batch_size` rows and, padded, at most `batch_tokens` tokens, `new_tokens` of each reply
+    included; a row longer than that stands alone.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(row)
+    batch: list[int] = []
+    for prompt, rows in sorted(groups.items(), key=lambda group: -len(group[0])):
+        longest = new_tokens + len(prompts[batch[0]] if batch else prompt)
+        if batch and len(batch) + len(rows) > min(batch_size, batch_tokens // longest):
+            yield batch
+            batch, longest = [], new_tokens + len(prompt)
+        batch += rows
+        most = max(1, min(batch_size, batch_tokens // longest))
+        while len(batch) > most:
+            yield batch[:most]
+            batch = batch[most:]
+    if batch:
+        yield batch

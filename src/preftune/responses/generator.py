@@ -26,6 +26,10 @@ class GenerateSettings:
     top_k: Annotated[
         int, Meta(ge=0, description="Draw from this many likeliest tokens; 0 draws from all.")
     ] = 0
+    stop: Annotated[
+        tuple[str, ...],
+        Meta(description="Texts that end a reply; it is cut before the first of them."),
+    ] = ()
     batch_size: Annotated[int, Meta(gt=0, description="Most replies written at once.")] = 256
     batch_tokens: Annotated[
         int, Meta(gt=0, description="Most tokens, prompts and replies, held in memory at once.")
@@ -36,6 +40,8 @@ class GenerateSettings:
             raise SettingsError(
                 "temperature 0 takes no notice of top_p and top_k. Leave them out, or raise it."
             )
+        if "" in self.stop:
+            raise SettingsError("stop: an empty text would end every reply. Leave it out.")
 
     def sampling(self, seed: int) -> Sampling:
         """Return what to write on a response that was drawn this way from `seed`."""
@@ -45,6 +51,7 @@ class GenerateSettings:
             top_k=self.top_k,
             max_new_tokens=self.max_new_tokens,
             seed=seed,
+            stop=self.stop,
         )
 
 

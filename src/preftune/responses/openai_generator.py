@@ -84,10 +84,12 @@ class OpenAIGenerator:
         """Take who asks, how to draw, and where answers are kept.
 
         Raises:
-            SettingsError: `top_k`, which chat APIs do not have.
+            SettingsError: `top_k`, which chat APIs do not have, or `stop`, which is not asked for.
         """
         if settings.top_k:
             raise SettingsError(f"top_k {settings.top_k}: chat APIs have none. Leave it out.")
+        if settings.stop:
+            raise SettingsError(f"stop {settings.stop!r}: not asked of a server. Leave it out.")
         self._client, self._settings, self._answers = client, settings, answers
 
     @property

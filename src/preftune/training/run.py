@@ -136,7 +136,6 @@ class Run:
         """Where the trained model is published."""
         return self.folder / "final"
 
-    @property
     def ended(self) -> bool:
         """Whether the run was asked to end early."""
         return bool(self.stop_reason)
@@ -152,7 +151,7 @@ class Run:
         ends the step at hand, saves and raises `Stopped`; a second one ends the process at once.
         """
         done = self._restore(learner)
-        if self.ended:
+        if self.ended():
             return
         steps = learner.order.steps
         with progress(self.folder.name, steps, done=done) as advance, stop_signals() as asked:
@@ -165,7 +164,7 @@ class Run:
                 append_jsonl(self.folder / "timing.jsonl", {"step": step, **row})
                 self.spent.clear()
                 advance(note=self.health.note)
-                last = step + 1 == steps or self.ended
+                last = step + 1 == steps or self.ended()
                 if last or asked() or (step + 1) % self.settings.save_every == 0:
                     self._save(step + 1, learner)
                 if asked() and not last:
@@ -173,7 +172,7 @@ class Run:
                         f"{self.folder}: stopped and saved after step {step + 1} of {steps}. "
                         "Run the same command to go on."
                     )
-                if self.ended:
+                if last:
                     return
 
     def update(self, learner: Learner, *, step: int, metrics: Mapping[str, float]) -> None:
