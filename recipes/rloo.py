@@ -1,7 +1,6 @@
 """RLOO from a file of prompts and a reward model: the whole method in one plain loop.
 
 python recipes/rloo.py --model runs/sft/final --prompts prompts.jsonl --reward runs/reward/final
-The same with checkpoints, LoRA, a watch against hacking, and resume: preftune train rft.
 """
 
 import argparse
@@ -20,8 +19,9 @@ from preftune.inference.reward_scorer import load_scorer
 from preftune.losses.advantages import rloo_advantages
 from preftune.losses.policy_gradient import reinforce_loss, token_weights
 from preftune.models.chat import load_chat
-from preftune.models.load import load_policy
-from preftune.training.rollout_batch import sequence_of
+from preftune.models.load import load_policy, save_policy
+from preftune.training.policy_settings import RewardingSettings
+from preftune.training.rollout_batch import PromptRow, experience
 
 
 def main(s: argparse.Namespace) -> list[float]:
@@ -31,38 +31,30 @@ def main(s: argparse.Namespace) -> list[float]:
     policy, reference = Core.of(model, EngineSettings()), Core.of(start, EngineSettings())
     draw = GenerateSettings(max_new_tokens=s.max_new_tokens)
     source = PolicyRollouts(model, draw, end_ids=chat.end_ids, pad_id=chat.pad_id)
-    prompts = read_prompts(s.prompts)
-    ids = [chat.prompt_ids(prompt) for prompt in prompts]
+    prompts = [PromptRow(prompt=p, ids=chat.prompt_ids(p)) for p in read_prompts(s.prompts)]
     settings = OptimizerSettings(lr=s.lr, batch_size=s.batch_size, epochs=float(s.steps))
-    order = Order.of_lengths([len(one) for one in ids], settings, seed=s.seed)
+    order = Order.of_lengths([len(row.ids) for row in prompts], settings, seed=s.seed)
     learner = Learner.of(model, order, settings)
     rewards: list[float] = []
     for step, numbers in enumerate(islice(order.batches(), s.steps)):
-        asked = [number for number in numbers for _ in range(s.samples)]
-        seeds = [s.seed + 10_000 * step + place for place in range(len(asked))]
-        drawn = source.draw([ids[number] for number in asked], seeds)
-        texts = [chat.decode(rollout.response_ids)[0] for rollout in drawn]
-        scores = scorer.score([(prompts[n], (t,)) for n, t in zip(asked, texts, strict=True)])
-        sequences = [sequence_of(rollout) for rollout in drawn]
-        rows = [sequences[i : i + s.samples] for i in range(0, len(sequences), s.samples)]
-        logprobs = policy.token_logprobs(rows)
-        with torch.no_grad():
-            kl = (logprobs.sums() - reference.token_logprobs(rows).sums()).reshape(-1, s.samples)
-        score = torch.tensor(scores).reshape(-1, s.samples)
-        leashed = score - s.kl_coef * kl
-        of_response = rloo_advantages(rewards=leashed, scored=torch.ones_like(score).bool())
-        losses = reinforce_loss(
-            logprobs=logprobs.logprobs,
-            advantages=of_response.reshape(-1, 1).expand_as(logprobs.logprobs),
+        batch = [prompts[number] for number in numbers]
+        seeds = [s.seed + 10_000 * step + place for place in range(len(batch) * s.samples)]
+        drawn = experience(
+            source, scorer, chat, batch, RewardingSettings(), samples=s.samples, seeds=seeds
         )
-        mask = logprobs.own
-        (losses * token_weights(mask, tokens=int(mask.sum()))).sum().backward()
+        found = policy.token_logprobs(drawn.rows)
+        with torch.no_grad():
+            kl = (found.sums() - reference.token_logprobs(drawn.rows).sums()).cpu()
+        leashed = drawn.rewards - s.kl_coef * kl.reshape(drawn.rewards.shape)
+        of_response = rloo_advantages(rewards=leashed, scored=drawn.scored)
+        of_token = of_response.reshape(-1, 1).expand(found.own.shape).to(found.logprobs)
+        losses = reinforce_loss(logprobs=found.logprobs, advantages=of_token)
+        (losses * token_weights(found.own, tokens=int(found.own.sum()))).sum().backward()
         learner.update(step)
-        rewards.append(score.mean().item())
-        print(f"step {step:4d}  reward {rewards[-1]:.4f}  KL {kl.mean().item():.3f} nats a response")
+        rewards.append(drawn.rewards.mean().item())
+        print(f"step {step:4d}  reward {rewards[-1]:.4f}  KL {kl.mean():.3f} nats a response")
     if s.out:
-        model.save_pretrained(s.out)
-        chat.save(s.out)
+        save_policy(model, chat, s.out)
     return rewards
 
 
@@ -72,10 +64,11 @@ def settings() -> argparse.ArgumentParser:
     for name in ("--model", "--prompts", "--reward"):
         parser.add_argument(name, required=True)
     parser.add_argument("--out", help="folder for the tuned model")
-    numbers = {"kl-coef": 0.1, "lr": 2e-4}
+    parser.add_argument("--kl-coef", type=float, default=0.1)
+    parser.add_argument("--lr", type=float, default=2e-4)
     counts = {"samples": 4, "max-new-tokens": 80, "batch-size": 8, "steps": 20, "seed": 0}
-    for name, default in (numbers | counts).items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
+    for name, default in counts.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     return parser
 
 

@@ -65,3 +65,50 @@ def test_recipe_runs_starts_where_it_must_and_learns(
     assert losses[0] == pytest.approx(first[0], abs=first[1])
     assert losses[-1] < losses[0]
     assert list((tmp_path / "out").glob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def reward(world: Path) -> Path:
+    """A reward model that likes kind answers."""
+    from preftune.engine.settings import OptimizerSettings
+    from preftune.training import reward
+    from preftune.training.method_settings import RewardSettings
+    from preftune.training.settings import RunSettings
+
+    return reward.train(
+        RewardSettings(
+            model=str(world / "base"),
+            data=world / "pairs.jsonl",
+            optimizer=OptimizerSettings(lr=1e-3, batch_size=8, epochs=3.0),
+            run=RunSettings(out=world / "reward", threads=1),
+        )
+    )
+
+
+@pytest.mark.parametrize("recipe", ["rloo", "ppo", "online_dpo"])
+def test_a_recipe_that_draws_its_own_responses_raises_their_reward(
+    world: Path, reward: Path, tmp_path: Path, recipe: str
+) -> None:
+    flags = ("--model", "base", "--prompts", "pairs.jsonl", "--reward", str(reward))
+    sizes = ("--steps", "8", "--max-new-tokens", "8", "--lr", "5e-3", "--batch-size", "16")
+    ran = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *flags, *sizes),
+            *("--out", str(tmp_path / "out")),
+        ],
+        cwd=world,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    rewards = [float(x) for x in re.findall(r"reward (-?\d+\.\d+)", ran.stdout)]
+    assert len(rewards) == 8
+    assert max(rewards[-2:]) > rewards[0]
+    if recipe != "online_dpo":
+        first_kl = float(re.findall(r"KL (-?\d+\.\d+)", ran.stdout)[0])
+        assert first_kl == 0.0
+    else:
+        first_loss = float(re.findall(r"loss (\d+\.\d+)", ran.stdout)[0])
+        assert first_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert list((tmp_path / "out").glob("*.safetensors"))

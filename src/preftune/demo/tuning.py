@@ -150,7 +150,7 @@ def online_settings(t: Tuning) -> OnlineSettings:
         rewarding=t.rewarding,
         limits=LIMITS,
         watch=WATCH,
-        optimizer=OptimizerSettings(lr=2e-4, batch_size=32, schedule="linear"),
+        optimizer=OptimizerSettings(lr=3e-4, batch_size=32, schedule="linear"),
         run=t.run,
     )
 

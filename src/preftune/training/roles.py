@@ -111,10 +111,10 @@ def new_roles(
     *,
     lora: LoraSettings,
     engine: EngineSettings,
-    temperature: float,
     with_value: bool,
     seed: int,
-    tell: Callable[[str], object],
+    temperature: float = 1.0,
+    tell: Callable[[str], object] | None = None,
 ) -> Roles:
     """Return the roles of a run that starts from a model; all of them equal it.
 
@@ -122,9 +122,9 @@ def new_roles(
         model: a causal language model of transformers.
         lora: the adapter of policy and value; rank 0 gives each role weights of its own.
         engine: how the computing is done.
-        temperature: of the policy that samples, and of the reference it is compared with.
         with_value: whether there is a value model.
         seed: of the adapters.
+        temperature: of the policy that samples, and of the reference it is compared with.
         tell: hears why prompts are not shared, if they are not.
     """
     width = int(model.config.get_text_config().hidden_size)
