@@ -96,6 +96,7 @@ def test_text_ends_before_a_stop_and_says_what_stopped_it(policy_folder: Path) -
         places = [text.find(one) for one in stop if one in text]
         assert text_of(short.messages) == (text[: min(places)] if places else text)
         assert short.finished == (whole.finished or bool(places))
+        assert whole.sampling is not None
         assert short.sampling == replace(whole.sampling, stop=stop)
         ended += bool(places)
     assert ended > 3

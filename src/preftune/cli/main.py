@@ -8,11 +8,13 @@ import typer
 from preftune import __version__
 from preftune.cli import (
     audit,
+    best_of_n,
     data,
     data_check,
     data_preview,
     demo,
     evaluate,
+    grade,
     judge,
     label,
     model,
@@ -25,6 +27,7 @@ from preftune.cli import (
     trace,
     train,
     train_more,
+    train_policy,
 )
 from preftune.errors import PreftuneError
 
@@ -71,6 +74,9 @@ for part in (
     plan,
     train,
     train_more,
+    train_policy,
+    grade,
+    best_of_n,
     evaluate,
     demo,
 ):

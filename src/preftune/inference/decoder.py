@@ -59,6 +59,8 @@ def why_padded(model: nn.Module) -> str:
     if (device := next(model.parameters()).device).type != "cpu":
         return f"on {device.type} its own attention is faster"
     causal = causal_model(model)
+    if causal is not model and getattr(model.active_peft_config, "is_prompt_learning", False):
+        return "its adapter writes a prompt of its own"
     if causal not in FITS:
         FITS[causal] = _tried(model)
     return FITS[causal]
@@ -69,8 +71,6 @@ def _tried(model: nn.Module) -> str:
     causal = causal_model(model)
     if missing := {"logits_to_keep", "position_ids"} - forward_takes(model):
         return f"its forward does not take {', '.join(sorted(missing))}"
-    if causal is not model and getattr(model.active_peft_config, "is_prompt_learning", False):
-        return "its adapter writes a prompt of its own"
     size = int(causal.get_input_embeddings().weight.shape[0])
     ids = tuple((7 * place + 3) % size for place in range(9))
     prompts, new = (
