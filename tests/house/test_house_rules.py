@@ -67,9 +67,12 @@ def test_a_setting_has_one_name_in_all_the_groups_of_a_class() -> None:
         RewardSettings,
         UnpairedSettings,
     )
+    from preftune.training.policy_settings import OnlineSettings, PpoSettings, RftSettings
     from preftune.training.settings import DirectSettings, SftSettings
 
-    for cls in (SftSettings, RewardSettings, DirectSettings, UnpairedSettings, ListwiseSettings):
+    on_pairs = (DirectSettings, UnpairedSettings, ListwiseSettings)
+    on_rollouts = (RftSettings, PpoSettings, OnlineSettings)
+    for cls in (SftSettings, RewardSettings, *on_pairs, *on_rollouts):
         names = [option.name for option in options(cls)]
         assert len(names) == len(set(names))
         assert all(option.help for option in options(cls))

@@ -15,7 +15,7 @@ from preftune.demo.tuning import TITLES, Tuning, tune
 from preftune.demo.world import CareDesk
 from preftune.engine.settings import OptimizerSettings
 from preftune.errors import SettingsError
-from preftune.evaluation.evaluate import write_evaluation
+from preftune.evaluation.evaluate import Evaluation, write_evaluation
 from preftune.evaluation.gate import GateReport, gate, read_suite, write_gate
 from preftune.evaluation.report import write_report
 from preftune.evaluation.win_rate import WinRate
@@ -83,18 +83,11 @@ def run_demo(s: DemoSettings, say: Say) -> DemoResult:
     tuned = tune(Tuning(world=world, s=s, sft=sft, pairs=pairs, reward=folder / "reward" / "final"))
     part("6  prove it")
     after = proof.answer(tuned, "tuned", prompts, folder)
+    run = folder / "dpo" if s.method == "dpo" else None
     evaluation = proof.prove(
-        world,
-        prompts,
-        baseline=before,
-        candidate=after,
-        labelled=labelled,
-        run=folder / "dpo" if s.method == "dpo" else None,
+        world, prompts, baseline=before, candidate=after, labelled=labelled, run=run
     )
-    suite, rules = read_suite(GATES)
-    if s.method != "dpo":  # it learns from its own replies: no chosen one to become unlikely
-        rules = tuple(rule for rule in rules if rule.name != "displacement")
-    verdict = gate(evaluation, rules, suite=suite)
+    verdict = _gated(evaluation, s)
     say(_gate_lines(verdict))
     story = Story(
         world=world,
@@ -109,6 +102,13 @@ def run_demo(s: DemoSettings, say: Say) -> DemoResult:
     say(_flagship_lines(story))
     report = _write_all(story, folder)
     return DemoResult(gate=verdict, report=report, seconds=time.perf_counter() - began)
+
+
+def _gated(evaluation: Evaluation, s: DemoSettings) -> GateReport:
+    """Return the verdict; displacement is for DPO, which alone has chosen replies."""
+    suite, rules = read_suite(GATES)
+    kept = tuple(r for r in rules if s.method == "dpo" or r.name != "displacement")
+    return gate(evaluation, kept, suite=suite)
 
 
 def _train_reward(

@@ -118,7 +118,7 @@ def rloo_settings(t: Tuning) -> RftSettings:
         leash=LeashSettings(kl_coef=0.0) if free else LEASH,
         limits=KlLimits() if free else LIMITS,
         watch=WatchSettings(watch_every=0) if free else WATCH,
-        optimizer=OptimizerSettings(lr=4e-4 if free else 3e-4, batch_size=32, schedule="linear"),
+        optimizer=OptimizerSettings(lr=4e-4 if free else 5e-4, batch_size=32, schedule="linear"),
         run=t.run,
     )
 
@@ -135,7 +135,7 @@ def ppo_settings(t: Tuning) -> PpoSettings:
         watch=WATCH,
         value=ValueSettings(value_lr_factor=4.0, critic_warmup=2),
         update=UpdateSettings(updates=1, minibatches=2),
-        optimizer=OptimizerSettings(lr=3e-4, batch_size=64, epochs=1.6, schedule="linear"),
+        optimizer=OptimizerSettings(lr=4e-4, batch_size=64, epochs=1.6, schedule="linear"),
         run=t.run,
     )
 

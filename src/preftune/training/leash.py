@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from preftune.inference.policy_rollouts import PolicyRollouts
 from preftune.losses.kl import adapted_kl_coef
 from preftune.training.policy_run import PolicyRun
 from preftune.training.policy_settings import LeashSettings
@@ -56,6 +57,7 @@ class Leash:
         asks the trainer as well, and stops the run if policy and reference differ.
         """
         same = self.job.learner.masters.dtype == torch.float32
+        same = same and isinstance(self.job.source, PolicyRollouts)
         if self.single and same and step:
             return batch.sampled
         return asked(self.job.roles.logprobs, batch, plan[0])

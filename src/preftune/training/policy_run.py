@@ -20,10 +20,13 @@ from preftune.graders.scorer import Scorer
 from preftune.inference.generate import GenerateSettings
 from preftune.inference.policy_rollouts import PolicyRollouts
 from preftune.inference.rollouts import RolloutSource
+from preftune.inference.url_rollouts import UrlRollouts, UrlRolloutSettings
 from preftune.models.chat import Chat, load_chat
 from preftune.models.fingerprint import model_fingerprint
 from preftune.models.load import load_policy, max_length, save_policy
+from preftune.responses.http_client import HttpSettings
 from preftune.training.plots import plot_looks
+from preftune.training.policy_settings import RolloutSettings
 from preftune.training.probe import draw
 from preftune.training.roles import CRITIC, POLICY, Roles, described, new_roles, train_adapters
 from preftune.training.rollout_batch import (
@@ -114,6 +117,21 @@ def prompt_rows(
     return rows
 
 
+def rollout_source(run: Run, s: RolloutSettings, roles: Roles, chat: Chat) -> RolloutSource:
+    """Return what draws: the policy in this process, or a server that is sent its adapter."""
+    how = GenerateSettings(max_new_tokens=s.max_new_tokens, temperature=s.temperature)
+    if not s.rollout_url:
+        return PolicyRollouts(roles.policy, how, end_ids=chat.end_ids, pad_id=chat.pad_id)
+    return UrlRollouts(
+        HttpSettings(url=s.rollout_url, allow_urls=(s.rollout_url,), key_env=s.rollout_key_env),
+        how,
+        UrlRolloutSettings(max_staleness=s.max_staleness, served_logprobs=s.served_logprobs),
+        folder=run.folder / "served",
+        end_ids=chat.end_ids,
+        vocab_size=int(roles.policy.config.get_text_config().vocab_size),
+    )
+
+
 @dataclass(kw_only=True, slots=True)
 class PolicyRun:
     """A run that draws its own data."""
@@ -155,14 +173,7 @@ class PolicyRun:
             parts=(critic, *WHOLE) if critic_lr_factor else WHOLE,
         )
         write_json(run.folder / "roles.json", described(roles))
-        source = PolicyRollouts(
-            roles.policy,
-            GenerateSettings(
-                max_new_tokens=s.rollout.max_new_tokens, temperature=s.rollout.temperature
-            ),
-            end_ids=material.chat.end_ids,
-            pad_id=material.chat.pad_id,
-        )
+        source = rollout_source(run, s.rollout, roles, material.chat)
         watch = Watch(
             settings=s.watch,
             limits=s.limits,

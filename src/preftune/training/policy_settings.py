@@ -29,9 +29,21 @@ class RolloutSettings:
     rollout_url: Annotated[
         str, Meta(description="Completions server (vLLM) that draws; empty: this process.")
     ] = ""
+    rollout_key_env: Annotated[
+        str, Meta(description="Environment variable with the key of rollout_url.")
+    ] = ""
     max_staleness: Annotated[
         int, Meta(ge=0, description="Steps that a server's weights may lag behind.")
     ] = 0
+    served_logprobs: Annotated[
+        Literal["raw", "processed"],
+        Meta(description="Log-probs of the server: before its temperature, or after it."),
+    ] = "raw"
+
+    def __post_init__(self) -> None:
+        if not self.rollout_url:
+            names = ("rollout_key_env", "max_staleness", "served_logprobs")
+            _at_default(self, names, "responses are drawn in this process (no rollout_url)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,7 +208,7 @@ class RftSettings:
     lora: LoraSettings = field(default_factory=LoraSettings)
 
     def __post_init__(self) -> None:
-        _refuse_dropout(self.lora)
+        _refuse_what_no_rollout_fits(self.lora, self.rollout)
         if self.rollout.samples < 2 and self.advantage != "reinforce++":
             raise SettingsError(
                 f"samples is 1, and {self.advantage} compares the responses to one prompt. "
@@ -244,7 +256,7 @@ class PpoSettings:
     lora: LoraSettings = field(default_factory=LoraSettings)
 
     def __post_init__(self) -> None:
-        _refuse_dropout(self.lora)
+        _refuse_what_no_rollout_fits(self.lora, self.rollout)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -278,12 +290,16 @@ class OnlineSettings:
     lora: LoraSettings = field(default_factory=LoraSettings)
 
     def __post_init__(self) -> None:
-        _refuse_dropout(self.lora)
+        _refuse_what_no_rollout_fits(self.lora, self.rollout)
         if self.rollout.samples < 2:
             raise SettingsError("samples is 1: a pair needs two responses. Use 2 or more.")
 
 
-def _refuse_dropout(lora: LoraSettings) -> None:
+def _refuse_what_no_rollout_fits(lora: LoraSettings, rollout: RolloutSettings) -> None:
+    if rollout.rollout_url and not lora.lora_rank:
+        raise SettingsError(
+            "rollout_url: only an adapter can be sent to a server at every step. Give --lora-rank."
+        )
     if lora.lora_dropout:
         raise SettingsError(
             "lora_dropout: rollouts are drawn without it, so that updates would start from "

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from preftune.graders.scorer import Scorer
 from preftune.losses.advantages import gae, shaped_rewards, whiten
@@ -12,6 +13,7 @@ from preftune.training.leash import Leash
 from preftune.training.policy_run import PolicyRun, material_of
 from preftune.training.policy_settings import PpoSettings
 from preftune.training.policy_update import CriticTargets, Targets, Update, asked, passes
+from preftune.training.rollout_batch import Experience
 from preftune.training.run import Run
 
 
@@ -51,32 +53,13 @@ def train(
                     values = asked(values_of, batch, plan[0])
             if step == 0:
                 job.check_step_0(old, reference)
-            mask = batch.mask & batch.scored.reshape(-1, 1)
-            rewards = shaped_rewards(
-                scores=batch.rewards.flatten(),
-                kl=leash.per_token(old, reference),
-                mask=batch.mask,
-                kl_coef=leash.in_reward,
-            )
-            raw, returns = gae(
-                rewards=rewards,
-                values=values,
-                mask=batch.mask,
-                gamma=s.value.gamma,
-                gae_lambda=s.value.gae_lambda,
-            )
+            kl = leash.per_token(old, reference)
+            targets, critic = targets_of(batch, old, reference, kl, values, s, leash.in_reward)
             update = Update(
                 roles=job.roles,
                 batch=batch,
-                targets=Targets(
-                    old=old,
-                    reference=reference,
-                    advantages=whiten(values=raw, mask=mask),
-                    mask=mask,
-                ),
-                critic=CriticTargets(
-                    old_values=values, returns=returns, value_clip=s.value.value_clip
-                ),
+                targets=targets,
+                critic=critic,
                 s=s.update,
                 leash=s.leash,
                 kl_coef=leash.coef,
@@ -87,15 +70,50 @@ def train(
             with run.timed("update"):
                 learnt = update.learn(run, job.learner, plan, step=step)
             moved = leash.after(old, reference)
-            foretold = explained_variance(values=values, returns=returns, mask=mask)
-            run.record(
-                step,
-                {**learnt, **batch.figures(), **moved, "explained_variance": finite(foretold)},
-            )
+            run.record(step, {**learnt, **batch.figures(), **moved, **foretold(targets, critic)})
             job.watch_kl(moved["kl"], step=step)
         return job.publish()
 
 
-def finite(value: torch.Tensor) -> float:
-    """Return a figure that JSON can hold: 0 where it is not defined."""
-    return float(torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0))
+def targets_of(
+    batch: Experience,
+    old: Float[Tensor, "B T"],
+    reference: Float[Tensor, "B T"],
+    kl: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    s: PpoSettings,
+    kl_coef: float,
+) -> tuple[Targets, CriticTargets]:
+    """Return what policy and value model learn from a batch: GAE, whitened, and returns.
+
+    Args:
+        batch: the rollouts.
+        old: log-probs before the update.
+        reference: the same under the reference.
+        kl: of each token, by the estimator of the settings.
+        values: before the update.
+        s: gamma, lambda, value clip.
+        kl_coef: what KL takes from the reward of a token; 0 where it is a loss.
+    """
+    mask = batch.mask & batch.scored.reshape(-1, 1)
+    rewards = shaped_rewards(
+        scores=batch.rewards.flatten(), kl=kl, mask=batch.mask, kl_coef=kl_coef
+    )
+    raw, returns = gae(
+        rewards=rewards,
+        values=values,
+        mask=batch.mask,
+        gamma=s.value.gamma,
+        gae_lambda=s.value.gae_lambda,
+    )
+    targets = Targets(
+        old=old, reference=reference, advantages=whiten(values=raw, mask=mask), mask=mask
+    )
+    critic = CriticTargets(old_values=values, returns=returns, value_clip=s.value.value_clip)
+    return targets, critic
+
+
+def foretold(targets: Targets, critic: CriticTargets) -> dict[str, float]:
+    """Return how much of the returns the value model foretold; 0 where that is not defined."""
+    found = explained_variance(values=critic.old_values, returns=critic.returns, mask=targets.mask)
+    return {"explained_variance": float(found.nan_to_num(0.0, 0.0, 0.0))}
