@@ -18,7 +18,7 @@ from preftune.models.lora import LoraSettings
 from preftune.models.tokens import TokenSequence
 
 BOUND = 1e-4  # nats a token
-KINDS = ("llama", "qwen3", "mistral", "gemma2", "phi3", "gpt2", "gpt_neox", "qwen3_moe")
+KINDS = ("llama", "qwen3", "mistral", "gemma2", "phi3", "gpt2", "gpt_neox", "olmo2")
 PROMPTS = [(5, 6, 7, 8), (9, 10), (5, 6, 7, 8), (11, 12, 13, 14, 15, 16, 17)]
 END = 2
 
@@ -59,22 +59,22 @@ def trained_on(model: Any, drawn: Any, *, temperature: float) -> list[list[float
     return [logprobs for _, logprobs in sorted(zip(order, told, strict=True))]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", KINDS)
-def test_sampler_and_trainer_agree_on_every_token(kind: str, temperature: float) -> None:
+def test_sampler_and_trainer_agree_on_every_token(kind: str) -> None:
     model = adapted(kind)
-    drawn = generate(
-        model,
-        PROMPTS,
-        GenerateSettings(max_new_tokens=12, temperature=temperature),
-        seeds=[1, 2, 3, 4],
-        end_ids=(END,),
-        pad_id=0,
-    )
-    found = trained_on(model, drawn, temperature=temperature)
-    assert sum(map(len, found)) >= 12
-    for reply, logprobs in zip(drawn, found, strict=True):
-        assert list(reply.sampled_logprobs) == pytest.approx(logprobs, abs=BOUND)
+    for temperature in (1.0, 0.7):
+        drawn = generate(
+            model,
+            PROMPTS,
+            GenerateSettings(max_new_tokens=12, temperature=temperature),
+            seeds=[1, 2, 3, 4],
+            end_ids=(END,),
+            pad_id=0,
+        )
+        found = trained_on(model, drawn, temperature=temperature)
+        assert sum(map(len, found)) >= 12
+        for reply, logprobs in zip(drawn, found, strict=True):
+            assert list(reply.sampled_logprobs) == pytest.approx(logprobs, abs=BOUND)
 
 
 def test_the_bound_tells_the_adapter_from_its_base() -> None:

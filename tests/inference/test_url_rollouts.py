@@ -133,6 +133,16 @@ def test_a_response_a_little_behind_is_taken_with_its_own_version(
     assert rollouts.refused == 0
 
 
+def test_an_adapter_whose_loading_was_answered_by_half_is_there(
+    served: Served, tmp_path: Path
+) -> None:
+    rollouts = source(served, tmp_path)
+    served.loads_cut = 1
+    rollouts.publish(adapted(1), version=1)
+    assert served.loads == ["policy-1", "policy-1"]  # the second was refused: there already
+    assert rollouts.draw(PROMPTS[:1], SEEDS[:1])[0].version == 1
+
+
 def test_ids_given_as_names_are_read_as_well(served: Served, tmp_path: Path) -> None:
     rollouts = source(served, tmp_path)
     rollouts.publish(adapted(1), version=1)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from peft import PeftModel
 from tests.inference.conftest import tiny_llama
 
@@ -17,6 +18,7 @@ from preftune.models.adapters import add_lora, load_adapter, use_adapter
 from preftune.models.lora import LoraSettings
 
 END = 0
+CUT = Response("{", headers={"content-length": "1000"})
 Fault = Callable[[int], str]
 
 
@@ -38,9 +40,9 @@ class Served:
     fault: Fault = lambda _: ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
+    loads_cut: int = 0  # answers to so many loads break off, though the adapter is there then
     model: Any = None
     port: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def url(self) -> str:
@@ -99,6 +101,11 @@ def spoilt(answer: dict[str, Any], fault: str) -> dict[str, Any]:
     return answer
 
 
+def said(what: str, status: int) -> JSONResponse:
+    """An error as OpenAI-compatible servers say it."""
+    return JSONResponse({"error": {"message": what}}, status_code=status)
+
+
 def app_of(served: Served) -> FastAPI:
     """The three calls of the server."""
     app = FastAPI()
@@ -109,11 +116,11 @@ def app_of(served: Served) -> FastAPI:
         served.bodies.append(body)
         fault = served.fault(len(served.bodies))
         if fault == "500":
-            return Response("it is broken", status_code=500)
+            return said("it is broken", 500)
         if fault == "cut":
-            return Response("{", headers={"content-length": "1000"})
+            return CUT
         if served.model is None or body["model"] not in served.model.peft_config:
-            return Response("no such model", status_code=404)
+            return said("no such model", 404)
         return spoilt(completion(served, body), fault)
 
     @app.post("/v1/load_lora_adapter")
@@ -122,18 +129,19 @@ def app_of(served: Served) -> FastAPI:
         name, path = body["lora_name"], body["lora_path"]
         served.loads.append(name)
         if served.model is not None and name in served.model.peft_config:
-            return Response(f"{name} has already been loaded", status_code=400)
+            return said(f"{name} has already been loaded", 400)
         if served.model is None:
             served.model = load_adapter(tiny_llama(), path, trainable=False, name=name)
         else:
             served.model.load_adapter(path, adapter_name=name)
-        return Response("loaded")
+        served.loads_cut -= 1
+        return CUT if served.loads_cut >= 0 else Response("loaded")
 
     @app.post("/v1/unload_lora_adapter")
     async def unload(request: Request) -> Any:
         name = (await request.json())["lora_name"]
         if served.model is None or name not in served.model.peft_config:
-            return Response("not found", status_code=404)
+            return said("not found", 404)
         if isinstance(served.model, PeftModel):
             served.model.delete_adapter(name)
         return Response("unloaded")

@@ -278,3 +278,11 @@ def test_what_is_said_about_a_reward_model_is_kept_beside_its_kind(
     kept = read_json(tmp_path / "reward_model.json")
     assert kept == {"kind": "decoder", "format": 1, **about}
     assert load_reward_model(tmp_path).kind == "decoder"
+
+
+def test_card_that_says_nonsense_is_named(decoder: Path, tmp_path: Path) -> None:
+    save_reward_model(new_reward_model(decoder, seed=0), load_chat(decoder), tmp_path)
+    file = tmp_path / "reward_model.json"
+    file.write_text(file.read_text().replace('"format"', '"calibration": {"slope": "x"}, "format"'))
+    with pytest.raises(ModelError, match=r"damaged: .*slope"):
+        load_reward_model(tmp_path)

@@ -119,6 +119,8 @@ def test_prompt_with_nothing_to_answer_is_refused(tmp_path: Path) -> None:
                 generator.check([make_prompt(*messages)])
         with pytest.raises(SettingsError, match="top_k 5: chat APIs have none"):
             OpenAIGenerator(Backwards(), GenerateSettings(top_k=5), Answers(journal))
+        with pytest.raises(SettingsError, match="not asked of a server"):
+            OpenAIGenerator(Backwards(), GenerateSettings(stop=("!",)), Answers(journal))
 
 
 @pytest.mark.parametrize(

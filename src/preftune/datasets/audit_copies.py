@@ -200,17 +200,16 @@ def find_near_pairs(pairs: Sequence[LinedPair], words: Words) -> set[int]:
         pairs[later].line
         for earlier, later in couples
         if is_near(asked[pairs[earlier].prompt], asked[pairs[later].prompt])
-        and _both_near(
-            (chosen[earlier], rejected[earlier]),
-            (chosen[later], rejected[later]),
-        )
+        and _both_near((chosen[earlier], rejected[earlier]), (chosen[later], rejected[later]))
     }
 
 
 def _same(one: LinedPair, other: LinedPair) -> bool:
     """Whether two rows ask the same and hold the same two responses, either way round."""
+    if one.prompt != other.prompt:
+        return False
     mine, theirs = ({lined.pair.chosen, lined.pair.rejected} for lined in (one, other))
-    return one.prompt == other.prompt and mine == theirs
+    return mine == theirs
 
 
 def _by_key(keys: Iterable[Key], texts: Sequence[Ids]) -> dict[Key, Shingles]:

@@ -121,8 +121,10 @@ def _shared(texts: Sequence[Shingles]) -> list[list[int]]:
     A key that no other text has is left out, so most texts have none.
     """
     found: list[list[int]] = [[] for _ in texts]
+    if not texts:
+        return found
     parts = [_keys(texts[at : at + AT_ONCE]) for at in range(0, len(texts), AT_ONCE)]
-    for band, keys in enumerate(np.concatenate(parts).T if parts else ()):
+    for band, keys in enumerate(np.concatenate(parts).T):
         _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
         (places,) = np.nonzero(counts[numbers] > 1)
         for place, number in zip(places.tolist(), numbers[places].tolist(), strict=True):

@@ -6,6 +6,7 @@ nobody else's does. Counting is over runs of one to three words that just one of
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -288,9 +289,9 @@ def _rate(won: ArrayLike, n: ArrayLike) -> Floats:
     return np.asarray((np.asarray(won) + 0.5) / (np.asarray(n) + 1.0))
 
 
-def _chance(hits: ArrayLike, n: ArrayLike, rate: ArrayLike) -> Floats:
+def _chance(hits: NDArray[Any], n: NDArray[Any], rate: Floats | float) -> Floats:
     """Return the chance of so many hits or more of n, each at this rate (binomial)."""
-    return np.asarray(betainc(hits, np.asarray(n) - hits + 1, rate))
+    return np.asarray(betainc(hits, n - hits + 1, rate))
 
 
 def _first_of_each(key: Ints, prompt: Ints) -> Ints:

@@ -194,9 +194,11 @@ def save_policy(model: Any, chat: Any, folder: Path | str) -> Path:
 def save_weights(model: Any, folder: Path | str) -> Path:
     """Write config and weights as Hugging Face and PEFT do, safetensors only."""
     folder = Path(folder)
+    adapters = getattr(model, "peft_config", {})
+    only = {"selected_adapters": ["default"]} if "default" in adapters else {}  # nobody else's
     with quiet():
-        model.save_pretrained(str(folder))
-    if hasattr(model, "peft_config"):
+        model.save_pretrained(str(folder), **only)
+    if adapters:
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's, with every field to be filled in
         config = read_json(folder / ADAPTER_CONFIG)
         if isinstance(config["target_modules"], list):

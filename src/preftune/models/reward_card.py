@@ -8,8 +8,6 @@ from typing import Any
 import msgspec
 
 from preftune.errors import ModelError
-from preftune.files import read_json
-from preftune.models.load import REWARD_FILE
 
 STARTED_FROM = "started_from"  # in `reward_model.json`: the backbone's fingerprint before training
 
@@ -70,13 +68,3 @@ def card_of(said: Mapping[str, Any], *, where: Path | str) -> RewardCard:
         return msgspec.convert(dict(said), RewardCard)
     except msgspec.ValidationError as error:
         raise ModelError(f"{where}: damaged: {error}. Save the reward model again.") from error
-
-
-def read_card(folder: Path | str) -> RewardCard:
-    """Return what a reward model's folder says of its scores.
-
-    Raises:
-        ModelError: damaged.
-    """
-    path = Path(folder) / REWARD_FILE
-    return card_of(read_json(path), where=folder)
