@@ -39,7 +39,7 @@ QUICK_SHARE = 10
 BEST_OF, BEST_PROMPTS = 8, 640
 LEASH = LeashSettings(kl_coef=0.05)
 LIMITS = KlLimits(kl_stop=1.5)
-WATCH = WatchSettings(watch_every=10, watch_prompts=60)
+WATCH = WatchSettings(watch_every=5, watch_prompts=60)
 ROLLOUT = RolloutSettings(samples=4, max_new_tokens=MAX_REPLY_TOKENS)
 
 
@@ -118,7 +118,7 @@ def rloo_settings(t: Tuning) -> RftSettings:
         leash=LeashSettings(kl_coef=0.0) if free else LEASH,
         limits=KlLimits() if free else LIMITS,
         watch=WatchSettings(watch_every=0) if free else WATCH,
-        optimizer=OptimizerSettings(lr=4e-4 if free else 5e-4, batch_size=32, schedule="linear"),
+        optimizer=OptimizerSettings(lr=4e-4, batch_size=32, schedule="linear"),
         run=t.run,
     )
 
