@@ -1,5 +1,6 @@
 """The runs of the care desk that lie in a folder, and what one reads off them."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def gold_of(look: Look) -> float:
 
 def distance(kl: float) -> float:
     """Return sqrt KL; a sampled KL a little below 0 is 0."""
-    return max(kl, 0.0) ** 0.5
+    return math.sqrt(max(kl, 0.0))
 
 
 def rank(x: Sequence[float], y: Sequence[float]) -> float | None:

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from benchmarks.care_desk_found import read_found
@@ -40,7 +41,7 @@ class Job:
     """A run of every seed: whose labels it starts from, and what makes it in a folder."""
 
     name: str
-    panel: Sabotage
+    panel: Sabotage = "none"
     make: Callable[[Labels, Path], object]
 
 
@@ -78,16 +79,14 @@ def jobs(parts: Sequence[str]) -> Iterator[Job]:
     """Yield the runs of the parts, those with honest raters first."""
     for method in TITLES:
         if method in parts:
-            make = partial(run_method, method=method)
-            yield Job(name=f"method-{method}", panel="none", make=make)
+            yield Job(name=f"method-{method}", make=partial(run_method, method=method))
     if "b1" in parts or "b2" in parts:
-        yield Job(name="clean", panel="none", make=partial(run_watched, stop_on_alarm=True))
+        yield Job(name="clean", make=partial(run_watched, stop_on_alarm=True))
     if "b1" in parts:
-        yield Job(name="b1-best-of", panel="none", make=run_best_of_n)
-        for nll_weight in NLL_WEIGHTS:
-            for beta in BETAS:
-                make = partial(run_dpo, beta=beta, nll_weight=nll_weight)
-                yield Job(name=f"b1-dpo-{beta:g}-nll-{nll_weight:g}", panel="none", make=make)
+        yield Job(name="b1-best-of", make=run_best_of_n)
+        for nll, beta in product(NLL_WEIGHTS, BETAS):
+            name = f"b1-dpo-{beta:g}-nll-{nll:g}"
+            yield Job(name=name, make=partial(run_dpo, beta=beta, nll_weight=nll))
     if "b2" in parts:
         for name, stop in (("hacked", False), ("stopped", True)):
             make = partial(run_watched, stop_on_alarm=stop)

@@ -111,7 +111,7 @@ class Desk:
 
     @classmethod
     def of(cls, s: DemoSettings) -> "Desk":
-        """Return the desk with its SFT model, taught or from the cache, and that model's replies."""
+        """Return the desk, its SFT model taught or from the cache, and that model's replies."""
         world = CareDesk()
         s.out.mkdir(parents=True, exist_ok=True)
         sft = teach(world, s)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from preftune.cli import score
 from preftune.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ ONLY_THERE = {
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
     app.command("sample")(sample_command)
-    score.register(app)
 
 
 def sample_command(

@@ -12,11 +12,10 @@ from preftune.graders.rft_rows import items_of, read_rft_rows
 from preftune.graders.run import GraderRunner
 from preftune.graders.scorer import Scorer
 from preftune.graders.specs import read_grader
-from preftune.inference.combine import CombineSettings
+from preftune.inference.combine import CombineSettings, read_combination
 from preftune.inference.reward_scorer import load_scorer
 from preftune.models.heads import is_reward_model
 from preftune.responses.http_client import HttpChatClient, HttpSettings
-from preftune.settings import build, read_yaml
 from preftune.training.policy_settings import OnlineSettings, PpoSettings, RftSettings
 from preftune.training.shared_rewards import SharedRewards, share_base
 from preftune.types import Prompt
@@ -77,7 +76,7 @@ def _of_settings(s: Settings, looks: Path, opened: ExitStack) -> Scorer:
         return _grader(r.grader, list(dict.fromkeys([s.data, looks])), s, opened)
     how = CombineSettings()
     if r.combine is not None:
-        how = build(CombineSettings, read_yaml(r.combine), where=str(r.combine))
+        how = read_combination(r.combine)
     if s.lora.lora_rank and share_base(r.reward, s.model):
         return SharedRewards(folders=r.reward, how=how)
     return load_scorer(r.reward, how)
