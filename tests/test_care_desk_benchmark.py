@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.care_desk_found import Found, hump, near_rank, read_found, rloo_points
+from benchmarks.care_desk_found import Found, hump, near_rank, rloo_points
 from benchmarks.care_desk_methods import main
 from benchmarks.care_desk_report import meets, ranged, write_page
 from benchmarks.care_desk_runs import MethodRun, Point, WatchedRun, ended, make_once, shares

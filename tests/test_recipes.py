@@ -85,6 +85,25 @@ def reward(world: Path) -> Path:
     )
 
 
+def test_best_of_n_writes_the_best_and_its_curve_rises(
+    world: Path, reward: Path, tmp_path: Path
+) -> None:
+    flags = ("--model", "base", "--prompts", "pairs.jsonl", "--reward", str(reward))
+    sizes = ("--n", "4", "--max-new-tokens", "8", "--out", str(tmp_path / "best.jsonl"))
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / "best_of_n.py"), *flags, *sizes],
+        cwd=world,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    scores = [float(x) for x in re.findall(r"score +(-?\d+\.\d+)", ran.stdout)]
+    assert len(scores) == 4
+    assert scores[-1] > scores[0]
+    assert len((tmp_path / "best.jsonl").read_text().splitlines()) == 16
+
+
 @pytest.mark.parametrize("recipe", ["rloo", "ppo", "online_dpo"])
 def test_a_recipe_that_draws_its_own_responses_raises_their_reward(
     world: Path, reward: Path, tmp_path: Path, recipe: str

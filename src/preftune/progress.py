@@ -15,7 +15,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-
 _SHOWING = ContextVar("_SHOWING", default=False)  # a bar within a bar stays silent
 
 

@@ -9,6 +9,7 @@ from preftune.types import Message, Prompt
 Answer = tuple[Prompt, tuple[Message, ...]]  # a prompt and a response to it
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Scores responses; higher is better. A score depends on its own row, not on its neighbours."""
 

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from typing import runtime_checkable
 
 from preftune.errors import DataError, HealthError, SettingsError
 from preftune.graders.scorer import Scorer
@@ -18,9 +17,6 @@ from preftune.responses.generator import Generator, Request
 from preftune.responses.sample import plan
 from preftune.text import visible
 from preftune.types import Prompt, Response
-
-runtime_checkable(Generator)  # so that a wrong argument is named before any work
-runtime_checkable(Scorer)
 
 Answered = tuple[Prompt, Response]
 Lengths = Callable[[Sequence[Answered]], list[int]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 from msgspec import Meta
 
@@ -65,6 +65,7 @@ class Request:
     seed: int
 
 
+@runtime_checkable
 class Generator(Protocol):
     """Answers prompts. A response depends on its own request, not on its neighbours."""
 

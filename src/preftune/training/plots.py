@@ -5,12 +5,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preftune.plots import BLUE, COLOURS, INK, ORANGE, figure, save, svg
-from preftune.stats.over_optimisation import Evaluation
+import numpy as np
+import numpy.typing as npt
+
+from preftune.plots import BLUE, COLOURS, INK, MUTED, ORANGE, figure, save, svg
+from preftune.stats.over_optimisation import Evaluation, fit_rl
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Array = npt.NDArray[np.float64]
+FEWEST_FOR_LAW = 3  # different distances above 0
+WORTH_DRAWING = 0.5  # share of the variance that the law explains
 CURVES = {
     "loss": ("loss", "preference_loss", "nll"),
     "accuracy": ("accuracy", "length_correlation"),
@@ -69,9 +76,25 @@ def looks_figure(rows: Sequence[Evaluation]) -> "Figure | None":
     if known:
         x, y, errors = zip(*known, strict=True)
         axis.errorbar(x, y, yerr=errors, fmt="s-", color=ORANGE, markersize=3, label="gold")
+        _draw_law(axis, np.array(x), np.array(y))
     axis.set_xlabel("distance from the reference: √KL, KL in nats a response", fontsize=8)
     axis.legend(fontsize=7, frameon=False)
     return drawn
+
+
+def _draw_law(axis: "Axes", far: Array, gold: Array) -> None:
+    """Draw the law of over-optimisation fitted to gold, and where it says that gold peaks."""
+    if len(np.unique(far[far > 0])) < FEWEST_FOR_LAW:
+        return
+    law = fit_rl(far, gold - gold[0])
+    if law.r2 < WORTH_DRAWING:
+        return
+    line = np.linspace(0, far.max() * 1.1, 100)
+    label = f"gold by d (a - b ln d), R² {law.r2:.2f}"
+    if law.peak is not None and law.peak <= line[-1]:
+        axis.axvline(law.peak, color=MUTED, linewidth=0.8, linestyle=":")
+        label += f", peak at KL {law.peak**2:.2f}"
+    axis.plot(line, gold[0] + law.at(line), "--", color=MUTED, linewidth=1, label=label)
 
 
 def run_figure(rows: Sequence[Mapping[str, float | int]]) -> "Figure | None":
