@@ -38,6 +38,7 @@ class Served:
     """The server's model, what it was asked, and which answer goes wrong how."""
 
     fault: Fault = lambda _: ""
+    base: Callable[[], Any] = tiny_llama
     bodies: list[dict[str, Any]] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
     loads_cut: int = 0  # answers to so many loads break off, though the adapter is there then
@@ -131,7 +132,7 @@ def app_of(served: Served) -> FastAPI:
         if served.model is not None and name in served.model.peft_config:
             return said(f"{name} has already been loaded", 400)
         if served.model is None:
-            served.model = load_adapter(tiny_llama(), path, trainable=False, name=name)
+            served.model = load_adapter(served.base(), path, trainable=False, name=name)
         else:
             served.model.load_adapter(path, adapter_name=name)
         served.loads_cut -= 1

@@ -342,3 +342,29 @@ def test_a_grader_teaches_from_rft_rows(world: Path, tmp_path: Path) -> None:
     train(replace(s, optimizer=replace(FAST, batch_size=5, epochs=12.0)))
     found = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert found[-1]["reward"] > found[0]["reward"] + 0.3
+
+
+def test_a_server_draws_for_a_policy_that_learns_here(world: Path, tmp_path: Path) -> None:
+    from tests.inference.token_fakes import Served, serving
+
+    short = replace(FAST, epochs=2.0)
+    with serving(Served(base=lambda: load_policy(world / "base"))) as server:
+        rollout = RolloutSettings(samples=4, max_new_tokens=8, rollout_url=server.url)
+        watch = WatchSettings(watch_every=0)
+        made = {"lora": LORA, "rollout": rollout, "optimizer": short, "watch": watch}
+        train, s = rloo(world, tmp_path / "far", **made)
+        train(s, scorer=THANKS)
+        assert server.loads == [f"policy-{step}" for step in range(6)]
+    made["rollout"] = RolloutSettings(samples=4, max_new_tokens=8)
+    train, s = rloo(world, tmp_path / "near", **made)
+    train(s, scorer=THANKS)
+    far, near = (read_rows(tmp_path / where / "metrics.jsonl") for where in ("far", "near"))
+    assert far[0]["reward"] == near[0]["reward"]  # the same weights, the same seeds
+    assert max(row["sampler_gap"] for row in far) < 1e-4
+    assert far[-1]["reward"] > far[0]["reward"]
+
+
+def test_a_server_is_refused_without_an_adapter_to_send(world: Path, tmp_path: Path) -> None:
+    rollout = RolloutSettings(samples=4, rollout_url="http://127.0.0.1:1/v1")
+    with pytest.raises(SettingsError, match="only an adapter can be sent"):
+        rloo(world, tmp_path / "run", rollout=rollout)

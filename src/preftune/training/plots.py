@@ -78,7 +78,7 @@ def looks_figure(rows: Sequence[Evaluation]) -> "Figure | None":
         axis.errorbar(x, y, yerr=errors, fmt="s-", color=ORANGE, markersize=3, label="gold")
         _draw_law(axis, np.array(x), np.array(y))
     axis.set_xlabel("distance from the reference: √KL, KL in nats a response", fontsize=8)
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=7, frameon=False, loc="lower right")
     return drawn
 
 
