@@ -35,6 +35,7 @@ def ran(**changed: object) -> MethodRun:
         steps=50,
         ended="",
         seconds=90.0,
+        busy_s=85.0,
         parts={"rollout": 0.5, "score": 0.1, "update": 0.4},
         foreign_cores=0.0,
     )
@@ -102,7 +103,7 @@ def test_gold_of_a_run_is_counted_from_its_first_look() -> None:
         {"win": measure("win_rate", 0.79)},
         {"kl": measure("kl", 1.51)},
         {"facts_low": -0.021},
-        {"seconds": 181.0},
+        {"busy_s": 181.0},
     ],
 )
 def test_the_goal_is_met_only_when_all_of_it_is(changed: dict[str, object]) -> None:
@@ -116,11 +117,11 @@ def test_one_value_has_no_range() -> None:
 
 
 def test_the_page_says_what_the_runs_say_and_nothing_of_what_was_not_run(tmp_path: Path) -> None:
-    found = replace(NOTHING, methods=[ran(), ran(seed=1, seconds=200.0, missed=())])
+    found = replace(NOTHING, methods=[ran(), ran(seed=1, seconds=200.0, busy_s=185.0, missed=())])
     text = write_page(found, tmp_path / "methods.md", images=tmp_path)
     assert (tmp_path / "methods.md").read_text() == text
     (row,) = [line for line in text.splitlines() if line.startswith("| rloo | 0.850")]
-    assert "145 (90 to 200) | 1 of 2 | tail (can't tell) 1 |" in row
+    assert "145 (90 to 200) | 135 (85 to 185) | 1 of 2 | tail (can't tell) 1 |" in row
     assert "| -1.50 |" in row
     assert "| rloo | 50 (50 to 50) | 0 of 2 | 50 (50 to 50) | 10 (10 to 10) |" in text
     assert "B1" not in text

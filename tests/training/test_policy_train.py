@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from preftune.engine.settings import OptimizerSettings
+from preftune.engine.settings import EngineSettings, OptimizerSettings
 from preftune.errors import HealthError, ModelError, SettingsError
 from preftune.files import read_json
 from preftune.graders.scorer import FunctionScorer
@@ -151,8 +151,6 @@ def test_a_run_goes_on_to_the_same_bytes(world: Path, tmp_path: Path, name: str)
 
 
 def test_micro_batches_of_any_size_give_the_same_run(world: Path, tmp_path: Path) -> None:
-    from preftune.engine.settings import EngineSettings
-
     short = {"optimizer": replace(FAST, epochs=1.0), "lora": LORA}
     found = []
     for tokens in (0, 64):
@@ -164,6 +162,19 @@ def test_micro_batches_of_any_size_give_the_same_run(world: Path, tmp_path: Path
         assert cut["loss"] == pytest.approx(whole["loss"], abs=2e-5)
         assert cut["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3)
         assert cut["critic_grad_norm"] == pytest.approx(whole["critic_grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("lora", [LoraSettings(), LORA], ids=["own copies", "one copy"])
+def test_policy_equals_reference_in_bf16_too(
+    world: Path, tmp_path: Path, lora: LoraSettings
+) -> None:
+    short = {"optimizer": replace(FAST, epochs=1.0), "watch": WatchSettings(watch_every=0)}
+    engine = EngineSettings(precision="bf16")
+    train, s = with_value(world, tmp_path / "run", engine=engine, lora=lora, **short)
+    train(s, scorer=THANKS)
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert rows[0]["kl"] == 0.0
+    assert 0 < rows[0]["sampler_gap"] < 0.05  # sampler and trainer round otherwise
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ class Masters:
             self.weights = trained
             return
         self.weights = {n: nn.Parameter(p.detach().float().clone()) for n, p in trained.items()}
-        for parameter in _numbers(model):  # buffers, such as a reward model's mean, stay fp32
+        for parameter in numbers(model):  # buffers, such as a reward model's mean, stay fp32
             parameter.data = parameter.data.to(self.dtype)
         self._hooks = [
             p.register_post_accumulate_grad_hook(_give_to(self.weights[name]))
@@ -71,7 +71,7 @@ class Masters:
         if self.dtype != torch.float32:
             for hook in self._hooks:
                 hook.remove()
-            for parameter in _numbers(self.model):
+            for parameter in numbers(self.model):
                 parameter.data = parameter.data.float()
             compute_in(self.model, torch.float32)
             _copy(self.weights, self.model)
@@ -80,7 +80,7 @@ class Masters:
         return self.model
 
 
-def _numbers(model: nn.Module) -> list[nn.Parameter]:
+def numbers(model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters that are plain numbers: all but weights packed in 4 bits."""
     return [parameter for parameter in model.parameters() if parameter.is_floating_point()]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from preftune.engine.core import Core, spread
 from preftune.engine.logprobs import TokenLogprobs
-from preftune.engine.precision import resolve
+from preftune.engine.precision import numbers, resolve
 from preftune.engine.settings import EngineSettings
 from preftune.models.adapters import adapter_off, add_lora
 from preftune.models.lora import LoraSettings
@@ -160,7 +160,9 @@ def frozen_copy(model: Any, engine: EngineSettings) -> Any:
     reference = copy.deepcopy(model).eval().requires_grad_(False)
     dtype = resolve(engine.precision, reference)
     compute_in(reference, dtype)
-    return reference.to(dtype)
+    for parameter in numbers(reference):  # buffers stay as they are, like those of the policy
+        parameter.data = parameter.data.to(dtype)
+    return reference
 
 
 def add_value_adapter(policy: Any, *, seed: int) -> None:
