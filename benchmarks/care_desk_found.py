@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 
 from benchmarks.care_desk_runs import MethodRun, Panel, Point, WatchedRun
 from preftune.evaluation.evaluate import read_typed
+from preftune.stats.over_optimisation import FEWEST_POINTS, Law, fit_rl
 from preftune.stats.over_optimisation import Evaluation as Look
-from preftune.stats.over_optimisation import Law, fit_rl
 
 NEAR = 1.0  # nats; below it gold should rise with the distance
 
@@ -38,7 +38,7 @@ class Hump:
     peak: Look
     proxy_rank: float  # Spearman of step and proxy: 1 is a proxy that never falls
     fall_rank: float | None  # Spearman of step and gold from the peak on: -1 is a fall without halt
-    law: Law
+    law: Law | None  # None: fewer than three looks
 
 
 def read_found(root: Path) -> Found:
@@ -105,17 +105,20 @@ def hump(run: WatchedRun) -> Hump:
     """Return where gold was highest, how it went on, and the law d (a - b ln d) fitted to it."""
     peak = max(run.looks, key=gold_of)
     after = [look for look in run.looks if look.step >= peak.step]
-    start = gold_of(run.looks[0])
     steps = [look.step for look in run.looks]
     return Hump(
         peak=peak,
         proxy_rank=rank(steps, [look.proxy for look in run.looks]) or 0.0,
         fall_rank=rank([look.step for look in after], [gold_of(look) for look in after]),
-        law=fit_rl(
-            [distance(look.kl) for look in run.looks],
-            [gold_of(look) - start for look in run.looks],
-        ),
+        law=_law(run.looks),
     )
+
+
+def _law(looks: Sequence[Look]) -> Law | None:
+    d, start = [distance(look.kl) for look in looks], gold_of(looks[0])
+    if len(d) < FEWEST_POINTS:
+        return None
+    return fit_rl(d, [gold_of(look) - start for look in looks])
 
 
 def _read(root: Path, name: str, kind: type[T]) -> list[T]:

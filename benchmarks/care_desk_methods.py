@@ -88,7 +88,7 @@ def jobs(parts: Sequence[str]) -> Iterator[Job]:
             name = f"b1-dpo-{beta:g}-nll-{nll:g}"
             yield Job(name=name, make=partial(run_dpo, beta=beta, nll_weight=nll))
     if "b2" in parts:
-        for name, stop in (("hacked", False), ("stopped", True)):
+        for name, stop in (("stopped", True), ("hacked", False)):
             make = partial(run_watched, stop_on_alarm=stop)
             yield Job(name=name, panel="beta-0-rl", make=make)
 

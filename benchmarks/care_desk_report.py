@@ -14,6 +14,7 @@ from preftune.demo.tuning import TITLES
 from preftune.files import write_atomic
 from preftune.plots import BLUE, COLOURS, GREEN, GREY, ORANGE, RED, figure, save
 from preftune.stats.over_optimisation import Evaluation as Look
+from preftune.stats.over_optimisation import Law
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ says how the tools behave, not how large models do."""
 def meets(run: MethodRun) -> bool:
     """Whether a run wins enough, near enough, with its facts kept, in time."""
     near, kept = run.kl.value <= MOST_KL, run.facts_low > FACTS_MARGIN
-    return run.win.value >= LEAST_WIN and near and kept and run.seconds <= MOST_S
+    return run.win.value >= LEAST_WIN and near and kept and run.busy_s <= MOST_S
 
 
 def write_page(found: Found, page: Path, *, images: Path) -> str:
@@ -91,6 +92,7 @@ def _methods(runs: Sequence[MethodRun]) -> str:
             ranged([run.kl.value for run in of_one], ".2f"),
             ranged([run.length_ratio for run in of_one], ".2f"),
             ranged([run.seconds for run in of_one], ".0f"),
+            ranged([run.busy_s for run in of_one], ".0f"),
             f"{sum(map(meets, of_one))} of {len(of_one)}",
             _missed(of_one),
         ]
@@ -105,6 +107,7 @@ def _methods(runs: Sequence[MethodRun]) -> str:
         "KL, nats",
         "length ratio",
         "tuning, s",
+        "of them computing",
         "goal met",
         "gates missed, seeds",
     ]
@@ -115,7 +118,8 @@ def _methods(runs: Sequence[MethodRun]) -> str:
         "by true tone, its low end that of the 95 % interval over prompts; facts are the paired "
         "difference with its one-sided 95 % bound. Goal: win rate at least "
         f"{LEAST_WIN:g}, KL at most {MOST_KL:g}, facts bound above {100 * FACTS_MARGIN:g} points, "
-        f"tuned within {MOST_S:.0f} s. Others kept up to {busiest:.1f} cores busy meanwhile."
+        f"tuned within {MOST_S:.0f} s of computing. Others kept up to {busiest:.1f} cores "
+        "busy meanwhile."
     )
     return section("Side by side", head, rows, text)
 
@@ -178,7 +182,6 @@ def _hacking(found: Found) -> str:
     rows = []
     for run in found.hacked:
         shape, start, end = hump(run), run.looks[0], run.looks[-1]
-        top = "none" if shape.law.peak is None else f"{shape.law.peak**2:.1f}"
         rows.append(
             [
                 f"{run.seed}",
@@ -188,7 +191,7 @@ def _hacking(found: Found) -> str:
                 f"{gold_of(shape.peak):.2f} (step {shape.peak.step}, KL {shape.peak.kl:.2f})",
                 f"{gold_of(end):.2f} (KL {end.kl:.0f})",
                 NOTHING if shape.fall_rank is None else f"{shape.fall_rank:.2f}",
-                f"{shape.law.a:.2f}, {shape.law.b:.2f}, {top}, {shape.law.r2:.2f}",
+                _fitted(shape.law),
             ]
         )
     head = [
@@ -208,6 +211,13 @@ def _hacking(found: Found) -> str:
         "(Gao et al. 2023)."
     )
     return section("A reward being hacked", head, rows, text)
+
+
+def _fitted(law: Law | None) -> str:
+    if law is None:
+        return NOTHING
+    top = "none" if law.peak is None else f"{law.peak**2:.1f}"
+    return f"{law.a:.2f}, {law.b:.2f}, {top}, {law.r2:.2f}"
 
 
 def _stopping(found: Found) -> str:
@@ -236,7 +246,7 @@ def _stopping(found: Found) -> str:
         "gold at the stop or end",
         "published",
         "gold gained by what is published",
-        "its KL",
+        "its KL, all prompts",
     ]
     text = (
         "The same runs with `stop_on_alarm`, and clean ones as a control. What is published is "
@@ -274,8 +284,9 @@ def _hacking_plot(found: Found) -> "Figure":
         law, start = hump(run).law, gold_of(run.looks[0])
         d = [distance(look.kl) for look in run.looks]
         right.plot(d, [gold_of(look) - start for look in run.looks], "o", color=RED, markersize=3)
-        grid = [max(d) * place / 200 for place in range(201)]
-        right.plot(grid, law.at(grid), color=ORANGE, linewidth=0.8)
+        if law is not None:
+            grid = [max(d) * place / 200 for place in range(201)]
+            right.plot(grid, law.at(grid), color=ORANGE, linewidth=0.8)
     right.set_xscale("symlog", linthresh=1.0)
     right.set_xlabel("√KL (lines: d (a − b ln d))", fontsize=8)
     right.set_ylabel("gold over its start, points", fontsize=8)

@@ -5,7 +5,7 @@ that was broken off is made anew, so that its time is that of one run.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,6 +61,7 @@ class MethodRun:
     steps: int
     ended: str  # why the run stopped itself, "" if it went to its end
     seconds: float  # of the tuning, models loaded and looks included
+    busy_s: float  # of these, seconds that the processor worked for it
     parts: dict[str, float]  # share of the time in steps
     foreign_cores: float  # that others kept busy meanwhile
 
@@ -72,7 +73,7 @@ class Point:
     line: str
     name: str
     seed: int
-    kl: float  # nats a reply: sampled, or an upper bound for best-of-n
+    kl: float  # nats a reply to a prompt with a tone: sampled; best-of-n: an upper bound
     gold: float  # true quality gained over the SFT model, points
 
 
@@ -85,7 +86,7 @@ class WatchedRun:
     ended: str  # why it stopped itself, "" if it went to its end
     stopped: int | None  # the step whose look ended it
     published: int  # the step whose weights were kept
-    kl: Measure  # of the published model
+    kl: Measure  # of the published model, all evaluation prompts
     gold: Measure  # its true quality, less that of the SFT model
 
 
@@ -141,14 +142,15 @@ class Desk:
         gains = [worth(new) - worth(old) for old, new in both]
         return mean_measure("gold", gains, [new.prompt_id for _, new in both], unit="points")
 
-    def kl(self, after: proof.Answers) -> Measure:
-        """Return the sampled KL of the model that gave these replies."""
+    def kl(self, after: proof.Answers, prompts: Sequence[Prompt]) -> Measure:
+        """Return the sampled KL of a model by the replies that it gave to these prompts."""
+        asked = {p.id: p for p in prompts}
         return kl_measure(
             after.generator.model,
             self.before.generator.model,
             after.generator.chat,
-            prompts={p.id: p for p in self.prompts},
-            responses=after.all,
+            prompts=asked,
+            responses=[r for r in after.all if r.prompt_id in asked],
         )
 
 
@@ -219,9 +221,11 @@ def make_once(path: Path, make: Callable[[Path], object]) -> None:
 
 def run_method(labels: Labels, folder: Path, *, method: Method) -> MethodRun:
     """Tune by a method as `preftune demo` does, and prove it by the demo's own gates."""
-    desk, load, began = labels.desk, Load(), time.perf_counter()
+    desk, load = labels.desk, Load()
+    began, busy = time.perf_counter(), time.process_time()
     model = tune(labels.tuning(method, folder))
-    seconds, foreign_cores = time.perf_counter() - began, load.foreign_cores()
+    seconds, busy_s = time.perf_counter() - began, time.process_time() - busy
+    foreign_cores = load.foreign_cores()
     evaluation = proof.prove(
         desk.world,
         desk.prompts,
@@ -246,6 +250,7 @@ def run_method(labels: Labels, folder: Path, *, method: Method) -> MethodRun:
         steps=len(read_rows(folder / method / "metrics.jsonl")),
         ended=ended(folder / method)[0],
         seconds=seconds,
+        busy_s=busy_s,
         parts=shares(folder / method),
         foreign_cores=foreign_cores,
     )
@@ -286,7 +291,7 @@ def run_dpo(labels: Labels, folder: Path, *, beta: float, nll_weight: float) -> 
         line="DPO + NLL" if nll_weight else "DPO",
         name=f"beta {beta:g}",
         seed=labels.s.seed,
-        kl=labels.desk.kl(after).value,
+        kl=labels.desk.kl(after, labels.desk.toned()).value,
         gold=labels.desk.gained(after).value,
     )
 
@@ -338,6 +343,6 @@ def run_watched(labels: Labels, folder: Path, *, stop_on_alarm: bool) -> Watched
         ended=reason,
         stopped=stopped,
         published=(best(looks) if reason else looks[-1]).step,
-        kl=desk.kl(after),
+        kl=desk.kl(after, desk.prompts),
         gold=desk.gained(after),
     )

@@ -41,7 +41,14 @@ def policy(lines: Iterable[Line]) -> str:
     """Return the section between its marks; an empty text without results."""
     lines = list(lines)
     found = results_by_label(lines, PolicyResult)
-    parts = [memory(found), steps(found), shares(found), updates(found), failures(lines)]
+    parts = [
+        machine(found),
+        memory(found),
+        steps(found),
+        shares(found),
+        updates(found),
+        failures(lines),
+    ]
     told = [part for part in parts if part]
     return "\n\n".join([BEGIN, INTRO, *told, END]) if told else ""
 
@@ -56,14 +63,28 @@ def spliced(page: str, part: str) -> str:
     return before + part + rest.split(END, 1)[1]
 
 
+def machine(found: Found) -> str:
+    """Return what the runs were made on, and how many threads they had."""
+    every = [one for got in found.values() for one in got]
+    threads = sorted({one.threads for one in every})
+    places = sorted({one.processor for one in every})
+    heard = [one.foreign_cores for one in every]
+    return (
+        f"Machine: {'; '.join(places)}; threads: {' or '.join(map(str, threads))}. Others kept "
+        f"{min(heard):.2f} to {max(heard):.2f} cores busy."
+        if every
+        else ""
+    )
+
+
 def memory(found: Found) -> str:
     """Return the table of peak memory: PPO beside LoRA SFT and beside four copies."""
     rows = []
-    for runs in map(of_model, (memory_runs(), memory_runs()), ("M", "S")):
-        one_copy, four = runs[0], runs[-1]
-        for config in runs:
-            if config.label not in found:
-                continue
+    for config in (one for model in ("M", "S") for one in of_model(memory_runs(), model)):
+        if config.label in found:
+            kin = dataclasses.replace(config, minibatches=1, weights="lora")
+            one_copy = dataclasses.replace(kin, method="sft", updates=1)
+            four = dataclasses.replace(kin, method="ppo", updates=2, weights="full")
             peak = peak_mb(found[config.label])
             judge = config.method == "ppo" and config.weights == "lora"
             rows.append(
@@ -81,7 +102,9 @@ def memory(found: Found) -> str:
     text = (
         f"8 sequences a step, prompts of about {EVEN} tokens. The reward model is an adapter and a "
         "head on the policy's base, or a copy of its own; LoRA has rank 16. A base for each role: "
-        "three more copies of the base held in memory, the least that four adapters apart take."
+        "three more copies of the base held in memory, the least that four adapters apart take. "
+        "With freed memory returned to the kernel a process holds its tensors without the holes "
+        "between them, and is slower."
     )
     return smaller(section("Memory of the roles", head, rows, text))
 
@@ -125,7 +148,7 @@ def shares(found: Found) -> str:
     groups = [*update_runs(), *memory_models, *step_runs()]
     for config in (one for group in groups for one in group):
         got = found.get(config.label, [])
-        if not got or not got[0].measured.parts_s:
+        if not got or not got[0].measured.parts_s or config.returned:
             continue
         parts = {name: share(got, name) for name in ("rollout", "reward", "score", "update")}
         rows.append(
@@ -187,7 +210,8 @@ def of_model(configs: Iterable[PolicyConfig], model: str) -> list[PolicyConfig]:
 
 def name_of(config: PolicyConfig) -> str:
     """Return what the table of memory calls a run."""
-    return NAMES[config.method if config.weights == "lora" else config.weights]
+    name = NAMES[config.method if config.weights == "lora" else config.weights]
+    return f"{name}, freed memory returned" if config.returned else name
 
 
 def against(

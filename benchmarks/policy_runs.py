@@ -44,6 +44,7 @@ class PolicyConfig:
     prompt_tokens: int = 0  # of each prompt; 0: spread evenly over the lengths
     micro: int = 0  # TRL's responses (online: prompts) per forward; 0: all of a step
     thp: bool = False  # glibc asks for huge pages
+    returned: bool = False  # freed blocks above 1 MiB go back to the kernel at once
     steps: int = 8  # timed ones
     warmup: int = 2  # steps before them
 
@@ -66,7 +67,8 @@ class PolicyConfig:
             parts.append(f"u{self.updates}m{self.minibatches}")
         parts += [f"p{self.prompt_tokens}"] if self.prompt_tokens else []
         parts += [f"mb{self.micro or 'all'}"] if self.side == "trl" else []
-        return "-".join([*parts, "thp"] if self.thp else parts)
+        parts += [name for name in ("thp", "returned") if getattr(self, name)]
+        return "-".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +98,8 @@ def memory_runs() -> list[PolicyConfig]:
     """Return LoRA SFT and PPO with four roles: in one copy, with four idle ones, in four copies.
 
     The second PPO takes two optimiser steps per pass, as its settings do by default: half of the
-    responses per forward.
+    responses per forward. The first three are run again with freed memory returned: what a process
+    holds is then what its tensors take, without the holes between them.
     """
     ppo = PolicyConfig(
         side="ours",
@@ -105,16 +108,18 @@ def memory_runs() -> list[PolicyConfig]:
         weights="lora",
         updates=2,
         prompt_tokens=EVEN,
-        steps=2,
+        steps=1,
         warmup=0,
     )
-    return [
-        dataclasses.replace(ppo, method="sft", updates=1),
+    sft = dataclasses.replace(ppo, method="sft", updates=1)
+    kept = [
+        sft,
         ppo,
         dataclasses.replace(ppo, minibatches=2),
         dataclasses.replace(ppo, weights="apart"),
         dataclasses.replace(ppo, weights="full"),
     ]
+    return [*kept, *(dataclasses.replace(run, returned=True) for run in kept if run != kept[2])]
 
 
 def update_runs() -> list[list[PolicyConfig]]:

@@ -14,8 +14,11 @@ from benchmarks.machine import Load, peak_mb, processor, versions
 from benchmarks.policy_runs import PolicyConfig, PolicyResult, material
 from benchmarks.results import one_line
 from benchmarks.worker import HUGE_PAGES, NO_NETWORK
+from preftune.engine.memory import SWITCH
 from preftune.errors import PreftuneError
 from preftune.types import PreferencePair
+
+RETURNED = {SWITCH: "off", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}  # glibc's own name ends in _
 
 
 def measure(config: PolicyConfig, model: Path, pairs: Sequence[PreferencePair]) -> PolicyResult:
@@ -51,9 +54,10 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         config = from_flags(arguments, PolicyConfig)
-        if config.thp and os.environ.get("GLIBC_TUNABLES") != HUGE_PAGES["GLIBC_TUNABLES"]:
+        wanted = (HUGE_PAGES if config.thp else {}) | (RETURNED if config.returned else {})
+        if any(os.environ.get(name) != value for name, value in wanted.items()):
             again = [sys.executable, "-m", "benchmarks.policy_worker", *sys.argv[1:]]
-            os.execve(sys.executable, again, os.environ | HUGE_PAGES)  # glibc reads it at the start
+            os.execve(sys.executable, again, os.environ | wanted)  # glibc reads it at the start
         os.environ.update(NO_NETWORK)
         from preftune.datasets import read_pairs
 

@@ -4,16 +4,38 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.care_desk_found import Found, hump, near_rank, rloo_points
 from benchmarks.care_desk_methods import main
 from benchmarks.care_desk_report import meets, ranged, write_page
-from benchmarks.care_desk_runs import MethodRun, Point, WatchedRun, ended, make_once, shares
+from benchmarks.care_desk_runs import (
+    Desk,
+    Labels,
+    MethodRun,
+    Point,
+    WatchedRun,
+    ended,
+    make_once,
+    run_best_of_n,
+    run_watched,
+    shares,
+)
 
+from preftune.datasets import write_records
+from preftune.demo import proof
+from preftune.demo.labelling import Labelled
+from preftune.demo.settings import DemoSettings
+from preftune.demo.teaching import VOCAB_SIZE
+from preftune.demo.world import CareDesk
 from preftune.evaluation.measures import Measure
 from preftune.files import append_jsonl, read_json, write_json
+from preftune.models.new import new_model
 from preftune.stats.over_optimisation import Evaluation
+from preftune.training import reward
+from preftune.training.method_settings import RewardSettings
+from preftune.training.settings import RunSettings
 
 NOTHING = Found(methods=[], points=[], clean=[], hacked=[], stopped=[], honest=[], length_loving=[])
 
@@ -22,7 +44,7 @@ def measure(name: str, value: float) -> Measure:
     return Measure(name=name, value=value, low=value - 0.02, high=value + 0.02, n=100)
 
 
-def ran(**changed: object) -> MethodRun:
+def ran(**changed: Any) -> MethodRun:
     run = MethodRun(
         method="rloo",
         seed=0,
@@ -39,7 +61,7 @@ def ran(**changed: object) -> MethodRun:
         parts={"rollout": 0.5, "score": 0.1, "update": 0.4},
         foreign_cores=0.0,
     )
-    return replace(run, **changed)  # type: ignore[arg-type]  # fields by name
+    return replace(run, **changed)
 
 
 def watched(
@@ -175,3 +197,60 @@ def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--only", "rloo,grpo"])
     assert "--only grpo: no such part" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    """A desk whose model has hardly learnt to speak, with few prompts and few pairs."""
+    folder, world = tmp_path_factory.mktemp("desk"), CareDesk()
+    s = DemoSettings(out=folder, method="rloo", quick=True, threads=1)
+    base = new_model(
+        folder / "base",
+        preset="tiny",
+        texts=world.texts(),
+        vocab_size=VOCAB_SIZE,
+        seed=0,
+        tokenizer="words",
+    )
+    prompts = world.eval_prompts()[::60]
+    before = proof.answer(base, "sft", prompts, folder)
+    pairs = world.rewrites(32)
+    write_records(folder / "pairs.jsonl", pairs, format="preftune")
+    run = RunSettings(out=folder / "reward", threads=1)
+    model = reward.train(RewardSettings(model=str(base), data=folder / "pairs.jsonl", run=run))
+    return Labels(
+        desk=Desk(world=world, s=s, sft=base, prompts=prompts, before=before),
+        s=s,
+        labelled=Labelled(
+            comparisons=[],
+            judgments=[],
+            pairs=pairs,
+            samples=[],
+            ties=0,
+            agreement=None,
+            accuracy={},
+            label_accuracy=1.0,
+        ),
+        pairs=folder / "pairs.jsonl",
+        reward=model,
+    )
+
+
+def test_best_of_n_comes_with_its_upper_bound(labels: Labels, tmp_path: Path) -> None:
+    points = run_best_of_n(labels, tmp_path)
+    # ln n - (n - 1) / n
+    assert [point.kl for point in points] == pytest.approx([0.193147, 0.636294, 1.204442], abs=1e-6)
+    assert [point.name for point in points] == ["n 2", "n 4", "n 8"]
+    assert all(math.isfinite(point.gold) for point in points)
+
+
+def test_a_watched_run_looks_first_and_last_and_measures_what_it_keeps(
+    labels: Labels, tmp_path: Path
+) -> None:
+    run = run_watched(labels, tmp_path, stop_on_alarm=False)
+    assert [look.step for look in run.looks] == [0, 5]  # a tenth of the prompts: five steps
+    assert run.looks[0].kl == pytest.approx(0.0, abs=1e-4)
+    assert (run.ended, run.stopped, run.published) == ("", None, 5)
+    assert run.kl.n == len(labels.desk.prompts)
+    assert run.gold.n == len(labels.desk.toned())
+    assert (run.kl.value > 0) == (run.looks[-1].kl > 0)

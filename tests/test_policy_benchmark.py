@@ -29,7 +29,7 @@ from preftune.models.new import new_model
 from preftune.types import PreferencePair, assistant, make_prompt, user
 
 TEXTS = [f"question {n} ? more a kind answer to {n} . no {n} ." for n in range(40)]
-RLOO = PolicyConfig(side="ours", method="rloo", prompts=2, samples=2, steps=2, warmup=1)
+RLOO = PolicyConfig(side="ours", method="rloo", prompts=2, samples=2, steps=1, warmup=1)
 TRL = dataclasses.replace(RLOO, side="trl")
 
 
@@ -59,14 +59,14 @@ def run(config: PolicyConfig, tiny: Path) -> PolicyResult:
         return measure(config, tiny, rows)
 
 
-@pytest.mark.parametrize("weights", ["full", "lora", "apart"])
+@pytest.mark.parametrize("weights", ["full", "apart"])
 def test_ppo_measures_every_part_of_its_timed_steps(tiny: Path, weights: str) -> None:
     config = msgspec.convert(
         {**msgspec.to_builtins(RLOO), "method": "ppo", "weights": weights, "updates": 2},
         PolicyConfig,
     )
     measured = run(config, tiny).measured
-    assert len(measured.step_s) == 2
+    assert len(measured.step_s) == 1
     assert set(measured.parts_s) == {"rollout", "reward", "score", "update"}
     for step, seconds in enumerate(measured.step_s):
         parts = [measured.parts_s[name][step] for name in measured.parts_s]
@@ -82,7 +82,7 @@ def test_both_sides_do_the_same_work(tiny: Path, method: str) -> None:
         for side in (RLOO, TRL)
     )
     own, other = run(ours, tiny).measured, run(theirs, tiny).measured
-    assert len(own.step_s) == len(other.step_s) == 2
+    assert len(own.step_s) == len(other.step_s) == 1
     assert all(seconds > 0 for seconds in own.step_s + other.step_s)
     assert other.parts_s == {}
     # the prompts are the same: what is left of a step's stream is what was written
@@ -99,9 +99,8 @@ def test_sft_and_dpo_count_the_tokens_of_their_rows(tiny: Path) -> None:
     prompts = sum(len(chat.prompt_ids(pair.prompt)) for pair in rows)
     chosen = sum(len(chat.encode(pair.prompt, pair.chosen).response_ids) for pair in rows)
     rejected = sum(len(chat.encode(pair.prompt, pair.rejected).response_ids) for pair in rows)
-    short = dataclasses.replace(RLOO, steps=1)
-    sft = run(dataclasses.replace(short, method="sft", weights="lora", samples=1), tiny)
-    dpo = run(dataclasses.replace(short, method="dpo"), tiny)
+    sft = run(dataclasses.replace(RLOO, method="sft", weights="lora", samples=1), tiny)
+    dpo = run(dataclasses.replace(RLOO, method="dpo"), tiny)
     assert sft.measured.stream_tokens == pytest.approx((prompts + chosen) / 2)  # two steps
     assert dpo.measured.stream_tokens == pytest.approx((prompts + chosen + rejected) / 2)
     assert len(sft.measured.step_s) == len(dpo.measured.step_s) == 1
@@ -130,7 +129,7 @@ def test_every_planned_run_has_a_label_and_flags_of_its_own() -> None:
     assert len({config.label for config in every}) == len(every)
     assert to_flags(TRL) == [
         *("--side", "trl", "--method", "rloo", "--prompts", "2", "--samples", "2"),
-        *("--steps", "2", "--warmup", "1"),
+        *("--steps", "1", "--warmup", "1"),
     ]
     assert TRL.label == "trl-rloo-S-full-2x2-mball"
 
@@ -161,7 +160,7 @@ def kept(path: Path, config: PolicyConfig, **changes: object) -> None:
 
 def test_the_section_says_what_the_results_say(tmp_path: Path) -> None:
     path = tmp_path / "policy.jsonl"
-    sft, ppo, halves, _, copies = memory_runs()
+    sft, ppo, halves, _, copies = memory_runs()[:5]
     for config, peak in ((sft, 1000.0), (ppo, 1300.0), (halves, 1400.0), (copies, 3000.0)):
         kept(path, config, peak_mb=peak)
     ours, trl, in_twos, huge = step_runs()[0]

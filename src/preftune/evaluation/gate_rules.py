@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from preftune.errors import SettingsError
 from preftune.evaluation.evaluate import Evaluation
@@ -245,7 +245,7 @@ def _p_worse(difference: PairedDifference, margin: float) -> float:
     """Return the one-sided p-value of "not worse than the margin allows"."""
     if difference.se == 0.0:
         return 0.0 if difference.high < -margin else 1.0
-    return float(norm.cdf((difference.difference + margin) / difference.se))
+    return float(ndtr((difference.difference + margin) / difference.se))
 
 
 def _missing(what: str, name: str | None, known: list[str]) -> Decision:
