@@ -106,8 +106,10 @@ def test_a_hump_on_the_law_gives_the_law_and_its_peak() -> None:
     d = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
     gold = [-1.0 + (x * (2.0 - 1.5 * math.log(x)) if x else 0.0) for x in d]
     shape = hump(watched([x * x for x in d], gold))
-    assert (shape.law.a, shape.law.b, shape.law.r2) == pytest.approx((2.0, 1.5, 1.0))
-    assert shape.law.peak == pytest.approx(math.exp(2.0 / 1.5 - 1))  # 1.396: the look at d 1 or 2
+    law = shape.law
+    assert law is not None
+    assert (law.a, law.b, law.r2) == pytest.approx((2.0, 1.5, 1.0))
+    assert law.peak == pytest.approx(math.exp(2.0 / 1.5 - 1))  # 1.396: the look at d 1 or 2
     assert shape.peak.kl in (1.0, 4.0)
     assert shape.proxy_rank == pytest.approx(1.0)
     assert shape.fall_rank == pytest.approx(-1.0)
