@@ -86,7 +86,7 @@ def memory(found: Found) -> str:
             one_copy = dataclasses.replace(kin, method="sft", updates=1)
             four = dataclasses.replace(kin, method="ppo", updates=2, weights="full")
             peak = peak_mb(found[config.label])
-            judge = config.method == "ppo" and config.weights == "lora"
+            judge = config.label == dataclasses.replace(kin, method="ppo", updates=2).label
             rows.append(
                 [
                     f"{config.model}: {name_of(config)}",
@@ -104,7 +104,7 @@ def memory(found: Found) -> str:
         "head on the policy's base, or a copy of its own; LoRA has rank 16. A base for each role: "
         "three more copies of the base held in memory, the least that four adapters apart take. "
         "With freed memory returned to the kernel a process holds its tensors without the holes "
-        "between them, and is slower."
+        "between them. Verdicts are for as many responses per forward."
     )
     return smaller(section("Memory of the roles", head, rows, text))
 

@@ -18,7 +18,7 @@ from preftune.engine.memory import SWITCH
 from preftune.errors import PreftuneError
 from preftune.types import PreferencePair
 
-RETURNED = {SWITCH: "off", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}  # glibc's own name ends in _
+RETURNED = {SWITCH: "lean"}
 
 
 def measure(config: PolicyConfig, model: Path, pairs: Sequence[PreferencePair]) -> PolicyResult:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.floor import PEAKS, Peaks
 from benchmarks.generate_worker import GenerateResult
+from benchmarks.policy_report import policy
 from benchmarks.prepare_worker import PrepareResult
 from benchmarks.report_contests import floors, losses, memory, speed, totals
 from benchmarks.report_generate import generation
@@ -57,6 +58,7 @@ def report(folder: Path) -> str:
         lengths(summaries(length_lines)),
         preparing(results_by_label(prepare_lines, PrepareResult)),
         generation(results_by_label(generate_lines, GenerateResult)),
+        policy(read_lines(folder / "policy.jsonl")),
         everything(found),
         failures([*lines, *lever_lines, *length_lines, *prepare_lines, *generate_lines]),
     ]

@@ -176,7 +176,7 @@ def test_the_section_says_what_the_results_say(tmp_path: Path) -> None:
     assert text.startswith(BEGIN)
     assert text.endswith(END)
     assert "one copy | 8 | 1,300 | **1.30** | must met | **0.43** | must met |" in text
-    assert "one copy | 4 | 1,400 | **1.40** | **missed** | **0.47** | **missed** |" in text
+    assert "one copy | 4 | 1,400 | 1.40 | – | 0.47 | – |" in text
     assert "RLOO S, 2 prompts x 4 | 0.5 / 1,000 (0.02) | 1.5 / 1,000 (0.02)" in text
     assert "all responses a forward | **3.00** | 2.5 | 4 | must met | 2.00 | 500 / 500 |" in text
     assert "0.02) | 25% | 0% | 0% | 62% | 12% |" in text  # 1 and 2.5 of 4 s

@@ -118,7 +118,9 @@ def rloo_settings(t: Tuning) -> RftSettings:
         leash=LeashSettings(kl_coef=0.0) if free else LEASH,
         limits=KlLimits() if free else LIMITS,
         watch=WatchSettings(watch_every=0) if free else WATCH,
-        optimizer=OptimizerSettings(lr=4e-4, batch_size=32, schedule="linear"),
+        optimizer=OptimizerSettings(
+            lr=1e-3 if free else 4e-4, batch_size=32, schedule="constant" if free else "linear"
+        ),
         run=t.run,
     )
 
