@@ -1,7 +1,6 @@
 """The benchmark of policy optimisation: both sides on a tiny model, figures by hand, the page."""
 
 import dataclasses
-import warnings
 from pathlib import Path
 
 import msgspec
@@ -22,7 +21,7 @@ from benchmarks.policy_runs import (
 from benchmarks.policy_worker import measure
 from benchmarks.results import Line, one_line, read_lines
 
-from preftune.errors import DataError, SettingsError
+from preftune.errors import DataError
 from preftune.files import append_jsonl
 from preftune.models.chat import load_chat
 from preftune.models.new import new_model
@@ -53,10 +52,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(config: PolicyConfig, tiny: Path) -> PolicyResult:
     rows = pairs(config.prompts * (config.warmup + config.steps))
-    with warnings.catch_warnings():
-        if config.side == "trl":
-            warnings.simplefilter("ignore")  # what TRL says of its own code
-        return measure(config, tiny, rows)
+    return measure(config, tiny, rows)
 
 
 @pytest.mark.parametrize("weights", ["full", "apart"])
@@ -76,21 +72,12 @@ def test_ppo_measures_every_part_of_its_timed_steps(tiny: Path, weights: str) ->
 
 
 @pytest.mark.parametrize("method", ["rloo", "grpo", "online"])
-def test_both_sides_do_the_same_work(tiny: Path, method: str) -> None:
-    ours, theirs = (
-        msgspec.convert({**msgspec.to_builtins(side), "method": method}, PolicyConfig)
-        for side in (RLOO, TRL)
-    )
-    own, other = run(ours, tiny).measured, run(theirs, tiny).measured
-    assert len(own.step_s) == len(other.step_s) == 1
-    assert all(seconds > 0 for seconds in own.step_s + other.step_s)
-    assert other.parts_s == {}
-    # the prompts are the same: what is left of a step's stream is what was written
-    assert own.stream_tokens - own.new_tokens == pytest.approx(
-        other.stream_tokens - other.new_tokens
-    )
-    for measured in (own, other):
-        assert 4 <= measured.new_tokens <= 4 * NEW_TOKENS
+def test_a_step_is_timed_and_its_new_tokens_are_counted(tiny: Path, method: str) -> None:
+    config = msgspec.convert({**msgspec.to_builtins(RLOO), "method": method}, PolicyConfig)
+    measured = run(config, tiny).measured
+    assert len(measured.step_s) == 1
+    assert measured.step_s[0] > 0
+    assert 4 <= measured.new_tokens <= 4 * NEW_TOKENS
 
 
 def test_sft_and_dpo_count_the_tokens_of_their_rows(tiny: Path) -> None:
@@ -104,11 +91,6 @@ def test_sft_and_dpo_count_the_tokens_of_their_rows(tiny: Path) -> None:
     assert sft.measured.stream_tokens == pytest.approx((prompts + chosen) / 2)  # two steps
     assert dpo.measured.stream_tokens == pytest.approx((prompts + chosen + rejected) / 2)
     assert len(sft.measured.step_s) == len(dpo.measured.step_s) == 1
-
-
-def test_trl_draws_two_responses_in_online_dpo_and_no_other_number(tiny: Path) -> None:
-    with pytest.raises(SettingsError, match="samples 2"):
-        run(dataclasses.replace(TRL, method="online", samples=4), tiny)
 
 
 def test_prompts_of_like_length_are_the_nearest_ones(tiny: Path) -> None:
