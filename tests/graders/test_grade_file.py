@@ -107,7 +107,7 @@ def test_command_asks_a_model_and_goes_on_where_it_was(
     (tmp_path / "grader.yaml").write_text(json.dumps(SCORE))
     unfinished = tmp_path / "scores.jsonl.unfinished"
     with serving_grades() as server:
-        server.say = lambda asked: Reply('{"result": 1}', status=500 if "17" in asked else 200)
+        server.say = lambda asked: Reply('{"result": 1}', status=500 if "\n17\n" in asked else 200)
         arguments = (source, "--grader", tmp_path / "grader.yaml", "--out", out)
         reached = ("--url", server.url, "--allow-url", server.url)
         with GraderRunner(validate(SCORE), client_of=server.client_of) as runner:

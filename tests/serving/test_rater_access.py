@@ -6,7 +6,15 @@ from itertools import pairwise
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.serving.browser_world import DESKTOP, PHONE, Site, offences, sideways, wait_until
+from tests.serving.browser_world import (
+    DESKTOP,
+    PHONE,
+    POLL_MS,
+    Site,
+    offences,
+    sideways,
+    wait_until,
+)
 from tests.serving.rater_world import (
     Open,
     Place,
@@ -165,6 +173,10 @@ def test_ranking_by_keyboard_equals_ranking_by_pointer(
         label, place = rng.choice("ABCD"), rng.randrange(4)
         put_by_key(with_keys, label, place)
         drag(with_mouse, label, place)
+        for _ in range(100):  # the page draws the new order with its next frame
+            if order(with_keys) == order(with_mouse):
+                break
+            with_mouse.wait_for_timeout(POLL_MS)
         assert order(with_keys) == order(with_mouse), (label, place)
 
 
