@@ -26,11 +26,17 @@ check: .venv/.dev  ## Format, lint, types, imports.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: .venv/.dev  ## Every test, two at a time, one thread each.
+.venv/.openai-1: .venv/.dev
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/openai-1 \
+		openai==1.109.1 httpx==0.28.1 httpcore==1.0.9 distro==1.9.0
+	@touch $@
+
+test: .venv/.openai-1  ## Every test, two at a time, one thread each.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-docs: .venv/.core  ## Write docs/cli.md anew from the commands themselves.
+docs: .venv/.core  ## Write docs/cli.md and docs/api anew from the code.
 	$(BIN)/python -m preftune.cli.reference docs/cli.md
+	$(BIN)/python -m preftune.serving.api.reference docs/api
 
 .venv/.bench: .venv/.core
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"

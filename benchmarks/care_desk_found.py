@@ -28,7 +28,7 @@ class Found:
     hacked: list[WatchedRun]
     stopped: list[WatchedRun]
     honest: list[Panel]
-    length_loving: list[Panel]
+    spoilt: list[Panel]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,21 +43,21 @@ class Hump:
 
 def read_found(root: Path) -> Found:
     """Return the runs of all seeds in a folder."""
-    alone = _read(root, "b1-dpo-*", Point)
-    together = _read(root, "b1-best-of", list[Point])
-    clean = _read(root, "clean", WatchedRun)
+    alone = read_runs(root, "b1-dpo-*", Point)
+    together = read_runs(root, "b1-best-of", list[Point])
+    clean = read_runs(root, "clean", WatchedRun)
     return Found(
-        methods=_read(root, "method-*", MethodRun),
+        methods=read_runs(root, "method-*", MethodRun),
         points=[
             *alone,
             *(point for points in together for point in points),
             *(point for run in clean for point in rloo_points(run)),
         ],
         clean=clean,
-        hacked=_read(root, "hacked", WatchedRun),
-        stopped=_read(root, "stopped", WatchedRun),
-        honest=_read(root, "labels-none", Panel),
-        length_loving=_read(root, "labels-beta-0-rl", Panel),
+        hacked=read_runs(root, "hacked", WatchedRun),
+        stopped=read_runs(root, "stopped", WatchedRun),
+        honest=read_runs(root, "labels-none", Panel),
+        spoilt=read_runs(root, "labels-beta-0-rl", Panel),
     )
 
 
@@ -114,6 +114,22 @@ def hump(run: WatchedRun) -> Hump:
     )
 
 
+def fallen_below_start(run: WatchedRun) -> Look | None:
+    """Return the first look after the peak whose gold is under that of the start, if any."""
+    start, peak = gold_of(run.looks[0]), max(run.looks, key=gold_of)
+    after = (look for look in run.looks if look.step > peak.step)
+    return next((look for look in after if gold_of(look) < start), None)
+
+
+def in_time(run: WatchedRun) -> bool:
+    """Whether a run was stopped by a look at which gold was not yet under that of the start.
+
+    The step that was under way is still made, and a last look taken: what is published is older.
+    """
+    fallen = fallen_below_start(run)
+    return run.stopped is not None and (fallen is None or fallen.step > run.stopped)
+
+
 def _law(looks: Sequence[Look]) -> Law | None:
     d, start = [distance(look.kl) for look in looks], gold_of(looks[0])
     if len(d) < FEWEST_POINTS:
@@ -121,6 +137,7 @@ def _law(looks: Sequence[Look]) -> Law | None:
     return fit_rl(d, [gold_of(look) - start for look in looks])
 
 
-def _read(root: Path, name: str, kind: type[T]) -> list[T]:
+def read_runs(root: Path, name: str, kind: type[T]) -> list[T]:
+    """Return the runs of one name or pattern, of all seeds."""
     files = sorted(root.glob(f"seed-*/{name}.json"))
     return [read_typed(file, kind, "Delete it and run again") for file in files]

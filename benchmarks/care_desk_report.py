@@ -6,11 +6,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from benchmarks.care_desk_found import NEAR, Found, distance, gold_of, hump, near_rank
-from benchmarks.care_desk_runs import PARTS, MethodRun, Point, WatchedRun
+from benchmarks.care_desk_found import (
+    NEAR,
+    Found,
+    distance,
+    fallen_below_start,
+    gold_of,
+    hump,
+    in_time,
+    near_rank,
+)
+from benchmarks.care_desk_runs import LOOK_PROMPTS, LOOKS_EVERY, PARTS, MethodRun, Point, WatchedRun
 from benchmarks.machine import processor
 from benchmarks.tables import NOTHING, section
 from preftune.demo.tuning import TITLES
+from preftune.evaluation.measures import Measure
 from preftune.files import write_atomic
 from preftune.plots import BLUE, COLOURS, GREEN, GREY, ORANGE, RED, figure, save
 from preftune.stats.over_optimisation import Evaluation as Look
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST_WIN, MOST_KL, FACTS_MARGIN, MOST_S = 0.80, 1.5, -0.02, 180.0
+HONEST, SPOILT = "honest raters", "longer wins in half"
 INTRO = """\
 # The methods side by side
 
@@ -41,7 +52,8 @@ def meets(run: MethodRun) -> bool:
 
 def write_page(found: Found, page: Path, *, images: Path) -> str:
     """Write page and images and return the page's text; what was not run is not on it."""
-    parts = [INTRO, _panels(found), _methods(found.methods), _shares(found.methods)]
+    methods = found.methods
+    parts = [INTRO, _panels(found), _methods(methods), _by_seed(methods), _shares(methods)]
     at = images.relative_to(page.parent).as_posix()
     if found.points:
         save(_frontier_plot(found), images / "b1.svg")
@@ -70,7 +82,7 @@ def _panels(found: Found) -> str:
             ranged([panel.held_out.model.share for panel in panels], ".3f"),
             ranged([panel.held_out.length_only.share for panel in panels], ".3f"),
         ]
-        for name, panels in (("honest", found.honest), ("length-loving", found.length_loving))
+        for name, panels in ((HONEST, found.honest), (SPOILT, found.spoilt))
         if panels
     ]
     head = ["raters", "pairs", "labels right", "reward model right", "length alone right"]
@@ -122,6 +134,43 @@ def _methods(runs: Sequence[MethodRun]) -> str:
         "busy meanwhile."
     )
     return section("Side by side", head, rows, text)
+
+
+def _by_seed(runs: Sequence[MethodRun]) -> str:
+    rows = [
+        [
+            method,
+            f"{run.seed}",
+            with_interval(run.win, ".3f"),
+            f"{100 * run.facts:+.2f} ({100 * run.facts_low:+.2f})",
+            with_interval(run.kl, ".2f"),
+            f"{run.busy_s:.0f}",
+            "yes" if meets(run) else "no",
+        ]
+        for method, of_one in _by_method(runs)
+        for run in of_one
+    ]
+    head = [
+        "method",
+        "seed",
+        "win rate",
+        "facts (bound), points",
+        "KL, nats",
+        "computing, s",
+        "goal",
+    ]
+    text = (
+        "The settings of RLOO and PPO were chosen by their figures on these prompts at seed 0. "
+        "Seeds 1 and 2 had no part in it: they are the honest ones."
+    )
+    return section("Seed by seed", head, rows, text)
+
+
+def with_interval(measure: Measure, form: str) -> str:
+    """Return a figure with its 95 % interval in brackets, where it has one."""
+    if measure.low is None or measure.high is None:
+        return format(measure.value, form)
+    return f"{measure.value:{form}} ({measure.low:{form}} to {measure.high:{form}})"
 
 
 def _missed(runs: Sequence[MethodRun]) -> str:
@@ -182,6 +231,7 @@ def _hacking(found: Found) -> str:
     rows = []
     for run in found.hacked:
         shape, start, end = hump(run), run.looks[0], run.looks[-1]
+        under = fallen_below_start(run)
         rows.append(
             [
                 f"{run.seed}",
@@ -189,6 +239,7 @@ def _hacking(found: Found) -> str:
                 f"{shape.proxy_rank:.2f}",
                 f"{gold_of(start):.2f}",
                 f"{gold_of(shape.peak):.2f} (step {shape.peak.step}, KL {shape.peak.kl:.2f})",
+                NOTHING if under is None else f"step {under.step}",
                 f"{gold_of(end):.2f} (KL {end.kl:.0f})",
                 NOTHING if shape.fall_rank is None else f"{shape.fall_rank:.2f}",
                 _fitted(shape.law),
@@ -200,15 +251,19 @@ def _hacking(found: Found) -> str:
         "rank with step",
         "gold at start",
         "gold at its peak",
+        "under its start from",
         "gold at the end",
         "rank with step after",
         "law: a, b, KL at its peak, R²",
     ]
     text = (
-        "B2. RLOO with `kl_coef` 0 on a reward model made of labels by raters who love length, "
-        "looked at every 5 steps and stopped by nobody. The proxy is that reward model, gold the "
-        "true quality, as the audit sees it. Law: gold = d (a − b ln d) over its start, d = √KL "
-        "(Gao et al. 2023)."
+        "B2. RLOO with `kl_coef` 0 (the settings of `preftune demo --method rloo --sabotage "
+        "beta-0-rl`), looked at every few steps and stopped by nobody. The proxy is a reward model "
+        "made of the honest pairs and of as many in which the longer reply won whatever it said. "
+        "Gold is the true quality, as the audit sees it: tone, less 3 points where facts are "
+        "wrong. Law: gold = d (a − b ln d) over its start, d = √KL (Gao et al. 2023). Pairs, "
+        "learning rate and how often to look were chosen on seed 0, so that gold falls, and not "
+        "all of the way between two looks; seeds 1 and 2 had no part in it."
     )
     return section("A reward being hacked", head, rows, text)
 
@@ -221,8 +276,8 @@ def _fitted(law: Law | None) -> str:
 
 
 def _stopping(found: Found) -> str:
-    runs = [("length-loving, no leash", run) for run in found.stopped]
-    runs += [("clean, the demo's leash", run) for run in found.clean]
+    runs = [(f"{SPOILT}, no leash", run) for run in found.stopped]
+    runs += [(f"{HONEST}, the demo's leash", run) for run in found.clean]
     rows = []
     for name, run in runs:
         stop = next((look for look in run.looks if look.step == run.stopped), None)
@@ -246,13 +301,29 @@ def _stopping(found: Found) -> str:
         "gold at the stop or end",
         "published",
         "gold gained by what is published",
-        "its KL, all prompts",
+        "its KL",
     ]
     text = (
-        "The same runs with `stop_on_alarm`, and clean ones as a control. What is published is "
-        "measured anew, on two draws of replies to all evaluation prompts that have a tone."
+        "The same runs with `stop_on_alarm`, and clean ones as a control, looked at every "
+        f"{LOOKS_EVERY} steps on {LOOK_PROMPTS} prompts. What is published is "
+        "measured anew, on two draws of replies to all evaluation prompts that have a tone. "
+        f"Without a leash {share(run.stopped is not None for run in found.stopped)} runs were "
+        f"stopped, {sum(map(in_time, found.stopped))} of them before gold was under its start; "
+        f"gold went under it unstopped in {sum(map(_missed_stop, found.stopped))}. Of the clean "
+        f"runs {share(run.stopped is not None for run in found.clean)} were stopped. The "
+        "alarm was not changed for these runs."
     )
     return section("Stopped in time", head, rows, text)
+
+
+def _missed_stop(run: WatchedRun) -> bool:
+    return run.stopped is None and fallen_below_start(run) is not None
+
+
+def share(facts: Iterable[bool]) -> str:
+    """Return how many are true, of how many."""
+    given = list(facts)
+    return f"{sum(given)} of {len(given)}"
 
 
 def _frontier_plot(found: Found) -> "Figure":

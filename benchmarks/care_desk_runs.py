@@ -6,7 +6,7 @@ that was broken off is made anew, so that its time is that of one run.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.machine import Load
@@ -15,7 +15,6 @@ from preftune.demo import labelling, proof
 from preftune.demo.labelling import Labelled
 from preftune.demo.pipeline import GATES, QUICK_SHARE, REWARD_OPTIMIZER
 from preftune.demo.prompts import tag
-from preftune.demo.raters import quality
 from preftune.demo.settings import DemoSettings, Method, Sabotage
 from preftune.demo.teaching import teach
 from preftune.demo.tuning import Tuning, dpo_settings, rloo_settings, tune
@@ -38,10 +37,10 @@ from preftune.training.method_settings import RewardSettings
 from preftune.training.policy_settings import KlLimits, WatchSettings
 from preftune.training.settings import RunSettings
 from preftune.training.watch import look
-from preftune.types import Prompt, Response, text_of
+from preftune.types import Prompt
 
 BEST_OF = (2, 4, 8)
-LOOKS_EVERY, LOOK_PROMPTS = 5, 150
+LOOKS_EVERY, LOOK_PROMPTS = 2, 100
 ENDED = "ended early: "  # begins the warning that says why a run stopped
 PARTS = ("rollout", "score", "update", "watch")  # columns of timing.jsonl
 
@@ -86,7 +85,7 @@ class WatchedRun:
     ended: str  # why it stopped itself, "" if it went to its end
     stopped: int | None  # the step whose look ended it
     published: int  # the step whose weights were kept
-    kl: Measure  # of the published model, all evaluation prompts
+    kl: Measure  # of the published model
     gold: Measure  # its true quality, less that of the SFT model
 
 
@@ -131,16 +130,13 @@ class Desk:
 
     def gained(self, after: proof.Answers) -> Measure:
         """Return the true quality of replies less that of the SFT model's, prompt by prompt."""
-        asked = {p.id: p for p in self.toned()}
-
-        def worth(response: Response) -> float:
-            text = text_of(response.messages)
-            return quality(asked[response.prompt_id], text, self.world.cards)
-
-        pairs = zip(self.before.all, after.all, strict=True)
-        both = [(old, new) for old, new in pairs if old.prompt_id in asked]
-        gains = [worth(new) - worth(old) for old, new in both]
-        return mean_measure("gold", gains, [new.prompt_id for _, new in both], unit="points")
+        toned = {p.id for p in self.toned()}
+        old, new = (
+            [response for response in answers.all if response.prompt_id in toned]
+            for answers in (self.before, after)
+        )
+        gains = proof.quality_gains(self.world, self.prompts, list(zip(old, new, strict=True)))
+        return mean_measure("gold", gains, [response.prompt_id for response in new], unit="points")
 
     def kl(self, after: proof.Answers, prompts: Sequence[Prompt]) -> Measure:
         """Return the sampled KL of a model by the replies that it gave to these prompts."""
@@ -166,7 +162,7 @@ class Labels:
 
     @classmethod
     def of(cls, desk: Desk, sabotage: Sabotage = "none") -> "Labels":
-        """Return the labels and the reward model; `beta-0-rl` asks raters who love length."""
+        """Return the labels and the reward model; `beta-0-rl` adds pairs that long won."""
         folder = desk.s.out / f"labels-{sabotage}"
         folder.mkdir(exist_ok=True)
         s = replace(desk.s, out=folder, method="rloo", sabotage=sabotage)
@@ -206,6 +202,22 @@ class Labels:
             pairs=self.pairs,
             reward=self.reward,
         )
+
+
+@dataclass(kw_only=True, slots=True)
+class Start:
+    """What the runs of one seed start from, each part made when it is first asked for."""
+
+    s: DemoSettings
+    _desk: Desk | None = None
+    _labels: dict[Sabotage, Labels] = field(default_factory=dict)
+
+    def labels(self, panel: Sabotage) -> Labels:
+        """Return the labels of a panel of raters and their reward model."""
+        self._desk = self._desk or Desk.of(self.s)
+        if panel not in self._labels:
+            self._labels[panel] = Labels.of(self._desk, panel)
+        return self._labels[panel]
 
 
 def make_once(path: Path, make: Callable[[Path], object]) -> None:
@@ -286,12 +298,13 @@ def run_dpo(labels: Labels, folder: Path, *, beta: float, nll_weight: float) -> 
     """Tune by DPO at another beta, and measure how far it went and what it gained."""
     s = dpo_settings(labels.tuning("dpo", folder))
     model = direct.train(replace(s, beta=beta, nll_weight=nll_weight))
-    after = proof.answer(model, "tuned", labels.desk.prompts, folder)
+    toned = labels.desk.toned()
+    after = proof.answer(model, "tuned", toned, folder)
     return Point(
         line="DPO + NLL" if nll_weight else "DPO",
         name=f"beta {beta:g}",
         seed=labels.s.seed,
-        kl=labels.desk.kl(after, labels.desk.toned()).value,
+        kl=labels.desk.kl(after, toned).value,
         gold=labels.desk.gained(after).value,
     )
 
@@ -324,8 +337,8 @@ def run_best_of_n(labels: Labels, folder: Path) -> list[Point]:
 def run_watched(labels: Labels, folder: Path, *, stop_on_alarm: bool) -> WatchedRun:
     """Tune by RLOO without a limit on KL, looking every 5 steps at evaluation prompts."""
     desk, t = labels.desk, labels.tuning("rloo", folder)
-    asked = folder / "watched.jsonl"
-    write_records(asked, desk.toned(), format="preftune")
+    asked, toned = folder / "watched.jsonl", desk.toned()
+    write_records(asked, toned, format="preftune")
     watch = WatchSettings(
         watch_every=LOOKS_EVERY,
         watch_prompts=LOOK_PROMPTS,
@@ -333,7 +346,7 @@ def run_watched(labels: Labels, folder: Path, *, stop_on_alarm: bool) -> Watched
         stop_on_alarm=stop_on_alarm,
     )
     settings = replace(rloo_settings(t), watch=watch, limits=KlLimits())
-    after = proof.answer(rft.train(settings, audit=t.gold()), "tuned", desk.prompts, folder)
+    after = proof.answer(rft.train(settings, audit=t.gold()), "tuned", toned, folder)
     run = settings.run.out
     looks = tuple(look(row) for row in read_rows(run / "probes.jsonl"))
     reason, stopped = ended(run)
@@ -343,6 +356,6 @@ def run_watched(labels: Labels, folder: Path, *, stop_on_alarm: bool) -> Watched
         ended=reason,
         stopped=stopped,
         published=(best(looks) if reason else looks[-1]).step,
-        kl=desk.kl(after, desk.prompts),
+        kl=desk.kl(after, toned),
         gold=desk.gained(after),
     )

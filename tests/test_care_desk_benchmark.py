@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.care_desk_found import Found, hump, near_rank, rloo_points
+from benchmarks.care_desk_found import (
+    Found,
+    fallen_below_start,
+    hump,
+    in_time,
+    near_rank,
+    read_found,
+    rloo_points,
+)
 from benchmarks.care_desk_methods import main
 from benchmarks.care_desk_report import meets, ranged, write_page
 from benchmarks.care_desk_runs import (
     Desk,
     Labels,
     MethodRun,
+    Panel,
     Point,
     WatchedRun,
     ended,
@@ -22,6 +31,7 @@ from benchmarks.care_desk_runs import (
     run_watched,
     shares,
 )
+from benchmarks.over_optimisation_runs import BEST_OF, LABELS, MEMBERS, run_arm, run_ensemble
 
 from preftune.datasets import write_records
 from preftune.demo import proof
@@ -32,12 +42,14 @@ from preftune.demo.world import CareDesk
 from preftune.evaluation.measures import Measure
 from preftune.files import append_jsonl, read_json, write_json
 from preftune.models.new import new_model
+from preftune.settings import read_yaml
 from preftune.stats.over_optimisation import Evaluation
 from preftune.training import reward
+from preftune.training.held_out import HeldOut, Share
 from preftune.training.method_settings import RewardSettings
 from preftune.training.settings import RunSettings
 
-NOTHING = Found(methods=[], points=[], clean=[], hacked=[], stopped=[], honest=[], length_loving=[])
+NOTHING = Found(methods=[], points=[], clean=[], hacked=[], stopped=[], honest=[], spoilt=[])
 
 
 def measure(name: str, value: float) -> Measure:
@@ -115,6 +127,17 @@ def test_a_hump_on_the_law_gives_the_law_and_its_peak() -> None:
     assert shape.fall_rank == pytest.approx(-1.0)
 
 
+def test_a_run_is_stopped_in_time_before_gold_is_under_its_start() -> None:
+    kl, gold = [0.0, 0.1, 0.8, 2.0, 9.0], [0.1, 0.0, 0.7, 0.2, -0.9]
+    fallen = fallen_below_start(watched(kl, gold))
+    assert fallen is not None
+    assert fallen.step == 20  # the dip at step 5 came before the rise
+    assert in_time(watched(kl[:4], gold[:4], stopped=15))
+    assert in_time(watched(kl, gold, stopped=15))  # the look at 20 is of the step under way
+    assert not in_time(watched(kl, gold, stopped=20))
+    assert not in_time(watched(kl[:4], gold[:4]))
+
+
 def test_gold_of_a_run_is_counted_from_its_first_look() -> None:
     points = rloo_points(watched([0.0, 0.3, 1.4], [-0.2, 0.5, 1.0]))
     assert [(p.name, p.kl) for p in points] == [("step 5", 0.3), ("step 10", 1.4)]
@@ -163,12 +186,45 @@ def test_the_page_shows_the_alarm_and_draws_both_images(tmp_path: Path) -> None:
         points=rloo_points(watched(kl, gold)),
     )
     text = write_page(found, tmp_path / "methods.md", images=tmp_path)
-    assert "| length-loving, no leash | 0 | step 10 | -0.10 | 0.20 | step 5 | +0.70" in text
-    assert "| clean, the demo's leash | 0 | not stopped | -0.10 | 0.70 |" in text
-    assert "| 0 | 0.00 → 0.30 | 1.00 | -0.10 | 0.70 (step 5, KL 0.80) | -0.90 (KL 9) |" in text
+    assert "| longer wins in half, no leash | 0 | step 10 | -0.10 | 0.20 | step 5 | +0.70" in text
+    assert "| honest raters, the demo's leash | 0 | not stopped | -0.10 | 0.70 |" in text
+    hacked = "| 0 | 0.00 → 0.30 | 1.00 | -0.10 | 0.70 (step 5, KL 0.80) | step 15 | -0.90 (KL 9) |"
+    assert hacked in text
+    assert "Without a leash 1 of 1 runs were stopped, 1 of them before" in text
+    assert "unstopped in 0. Of the clean runs 0 of 1 were stopped" in text
     for name in ("b1.svg", "b2.svg"):
         assert f"](./{name})" in text
         assert "<svg" in (tmp_path / name).read_text()
+
+
+def test_runs_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    share = Share(right=9.0, n=10, share=0.9, low=0.6, high=0.98)
+    held_out = HeldOut(model=share, length_only=share, length_rule="longer wins")
+    panel = Panel(seed=0, pairs=873, label_accuracy=0.9, held_out=held_out)
+    point = Point(line="DPO", name="beta 0.1", seed=0, kl=0.4, gold=0.8)
+    run = watched([0.0, 0.8, 2.0], [-0.1, 0.7, 0.2], stopped=10)
+    files: dict[str, object] = {
+        "method-rloo": ran(),
+        "b1-dpo-0.1-nll-0": point,
+        "b1-best-of": [replace(point, line="best-of-n")],
+        "clean": replace(run, stopped=None),
+        "hacked": run,
+        "stopped": run,
+        "labels-none": panel,
+        "labels-beta-0-rl": panel,
+    }
+    for name, value in files.items():
+        (tmp_path / "seed-0").mkdir(exist_ok=True)
+        write_json(tmp_path / "seed-0" / f"{name}.json", value)
+    found = read_found(tmp_path)
+    assert found.methods == [files["method-rloo"]]
+    assert (found.hacked, found.stopped, found.clean) == ([run], [run], [files["clean"]])
+    assert (found.honest, found.spoilt) == ([panel], [panel])
+    lines = ["DPO", "best-of-n", "RLOO", "RLOO"]
+    assert [each.line for each in found.points] == lines
+    assert "| longer wins in half | 873 | 0.900 | 0.900 | 0.900 |" in write_page(
+        found, tmp_path / "methods.md", images=tmp_path
+    )
 
 
 def test_shares_are_of_all_steps_and_the_reason_of_an_end_is_found(tmp_path: Path) -> None:
@@ -218,6 +274,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Labels:
     before = proof.answer(base, "sft", prompts, folder)
     pairs = world.rewrites(32)
     write_records(folder / "pairs.jsonl", pairs, format="preftune")
+    write_records(folder / "gold_pairs.jsonl", world.rewrites(8, seed=1), format="preftune")
     run = RunSettings(out=folder / "reward", threads=1)
     model = reward.train(RewardSettings(model=str(base), data=folder / "pairs.jsonl", run=run))
     return Labels(
@@ -250,9 +307,30 @@ def test_a_watched_run_looks_first_and_last_and_measures_what_it_keeps(
     labels: Labels, tmp_path: Path
 ) -> None:
     run = run_watched(labels, tmp_path, stop_on_alarm=False)
-    assert [look.step for look in run.looks] == [0, 5]  # a tenth of the prompts: five steps
+    assert [look.step for look in run.looks] == [0, 2, 4, 5]  # a tenth of the prompts: five steps
     assert run.looks[0].kl == pytest.approx(0.0, abs=1e-4)
     assert (run.ended, run.stopped, run.published) == ("", None, 5)
-    assert run.kl.n == len(labels.desk.prompts)
+    assert run.kl.n == len(labels.desk.toned())
     assert run.gold.n == len(labels.desk.toned())
     assert (run.kl.value > 0) == (run.looks[-1].kl > 0)
+
+
+def test_online_labels_are_of_the_policy_as_it_is(labels: Labels, tmp_path: Path) -> None:
+    run = run_arm(labels, tmp_path, arm="online")
+    assert run.labels == 3 * LABELS // 10  # a tenth of the work
+    assert 0 < run.pairs <= run.labels
+    assert run.kl.n == run.gold.n == len(labels.desk.toned())
+    by = [read_yaml(tmp_path / f"dpo-{number}" / "settings.yaml")["model"] for number in range(3)]
+    assert by == [str(labels.desk.sft), *(str(tmp_path / f"dpo-{n}" / "final") for n in (0, 1))]
+
+
+def test_one_reply_is_worth_the_same_whoever_chooses_it(labels: Labels, tmp_path: Path) -> None:
+    few = replace(labels.desk, prompts=labels.desk.toned()[:3])
+    run = run_ensemble(replace(labels, desk=few), tmp_path)
+    firsts = [one.gold for one in run.picked if one.n == 1]
+    assert len(firsts) == 4
+    assert firsts == pytest.approx([firsts[0]] * 4)
+    own = {one.n: one.proxy for one in run.picked if one.rule == "worst of 4"}
+    assert [own[n] for n in BEST_OF] == sorted(own[n] for n in BEST_OF)
+    assert len(run.right) == MEMBERS
+    assert run.prompts == 3

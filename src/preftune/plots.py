@@ -17,16 +17,38 @@ BLUE, ORANGE, GREEN, RED, GREY = "#2563eb", "#d97706", "#15803d", "#b91c1c", "#9
 COLOURS = (BLUE, ORANGE, GREEN, RED, "#7c3aed", "#0e7490", GREY)
 
 
+SIDE, TITLE, BELOW = 0.7, 0.3, 0.3  # inches around a panel whose axes have no labels
+
+
 def figure(
-    *, columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 3.6
+    *,
+    columns: int = 1,
+    rows: int = 1,
+    width: float = 6.4,
+    height: float = 3.6,
+    fitted: bool = True,
 ) -> "tuple[Figure, list[Axes]]":
-    """Return a figure and its axes in reading order; `width` and `height` are inches in all."""
+    """Return a figure and its axes in reading order; `width` and `height` are inches in all.
+
+    Its panels are fitted to their labels, which takes as long as drawing them, or have room for a
+    title and for the numbers on their axes.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg", force=False)
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(width, height), layout="constrained")
+    drawn = Figure(figsize=(width, height), layout="constrained" if fitted else None)
+    if not fitted:
+        across, down = width / columns, height / rows
+        drawn.subplots_adjust(
+            left=SIDE / width,
+            right=1 - 0.1 / width,
+            top=1 - TITLE / height,
+            bottom=BELOW / height,
+            wspace=SIDE / (across - SIDE),
+            hspace=(TITLE + BELOW) / (down - TITLE - BELOW),
+        )
     axes = [drawn.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]
     for axis in axes:
         axis.grid(visible=True, color=GRID, linewidth=0.8)

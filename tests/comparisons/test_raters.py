@@ -99,4 +99,5 @@ def test_first_step_from_vote_shares_matches_published_digits() -> None:
     odds = sum(
         math.log(p / (1 - p)) * (1 if v == "1" else -1) for p, v in zip(hit, "110", strict=True)
     )
-    assert 1 / (1 + math.exp(-odds)) == pytest.approx(0.710594, abs=5e-7)
+    probability = 1 / (1 + math.exp(-odds))
+    assert probability == pytest.approx(0.710594, abs=5e-7)

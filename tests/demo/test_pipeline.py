@@ -1,5 +1,6 @@
 """The demo's own stages at a tenth of the work: every file there, and nothing unproven ships."""
 
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,16 @@ import pytest
 
 from preftune.demo.labelling import couples, label_accuracy, rater_accuracy, spoilt
 from preftune.demo.pipeline import DemoResult, expected, run_demo
+from preftune.demo.proof import quality_gains
 from preftune.demo.raters import PANEL
 from preftune.demo.settings import CAUGHT_BY, DemoSettings, Method
-from preftune.demo.tuning import TITLES, Tuning, dpo_settings, tune
+from preftune.demo.tuning import TITLES, Tuning, dpo_settings, rloo_settings, tune
 from preftune.demo.world import CareDesk
 from preftune.errors import SettingsError
 from preftune.evaluation.evaluate import read_evaluation
 from preftune.evaluation.gate import GateReport, GateResult, read_gate
 from preftune.training.logs import read_rows
+from preftune.types import Response, assistant
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +154,50 @@ def test_flip_40_spoils_the_labels_and_lr_x10_the_rate() -> None:
     assert times_ten.optimizer.lr == pytest.approx(10 * plain.optimizer.lr)
 
 
+def test_beta_0_rl_adds_as_many_pairs_in_which_the_longer_reply_won() -> None:
+    pairs = CareDesk().rewrites(30)
+    prompt = pairs[0].prompt
+    samples = [(prompt, Response(id="r", prompt_id=prompt.id, messages=(assistant("yes ."),)))]
+    found = spoilt(pairs, samples, DemoSettings(sabotage="beta-0-rl", method="rloo"))
+    assert found[:30] == pairs
+    assert [pair.why for pair in found[30:]] == ["says more"] * 30
+
+
+def test_beta_0_rl_takes_the_leash_away_and_only_watches(tmp_path: Path) -> None:
+    clean, free = (
+        rloo_settings(
+            Tuning(
+                world=CareDesk(),
+                s=DemoSettings(out=tmp_path, method="rloo", sabotage=name, quick=True),
+                sft=Path("a"),
+                pairs=Path("b"),
+                reward=Path("c"),
+            )
+        )
+        for name in ("none", "beta-0-rl")
+    )
+    assert (clean.leash.kl_coef, clean.limits.kl_stop) == (0.05, 1.5)
+    assert (free.leash.kl_coef, free.limits.kl_stop) == (0.0, 0.0)
+    assert free.watch == replace(clean.watch, stop_on_alarm=False)
+    assert (free.rewarding, free.data) == (clean.rewarding, clean.data)
+
+
+def test_the_audit_charges_three_points_for_wrong_facts() -> None:
+    world = CareDesk()
+    asked = [world.flagship()]
+    right = "yes , your teddy bear can go in the washer . use 40 degrees and gentle mode ."
+    wrong = right.replace("40", "60")
+    one, two, three = (
+        Response(id=str(n), prompt_id=asked[0].id, messages=(assistant(text),))
+        for n, text in enumerate((right, wrong, f"{right} happy washing !"))
+    )
+    # true tone 0, 0 and 1
+    assert quality_gains(world, asked, [(one, two), (two, three)]) == [-3.0, 4.0]
+
+
 def test_dawid_skene_ranks_the_raters_of_the_panel() -> None:
     world = CareDesk()
     prompts = world.label_prompts(150)
-    import random
-
-    from preftune.types import Response, assistant
-
     rng = random.Random(0)
     samples = [
         (

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preftune.demo.sabotage import OOD_REPLIES, flip_pairs, ood_pairs
+from preftune.demo.sabotage import LINES, OOD_REPLIES, flip_pairs, length_pairs, ood_pairs
 from preftune.demo.world import CareDesk
 from preftune.types import PreferencePair, Provenance, Response, assistant, text_of, user
 from preftune.types import make_prompt as prompt_of
@@ -72,3 +72,27 @@ def test_ood_pairs_put_hand_written_replies_over_own_samples(desk: CareDesk) -> 
     assert all(text_of(pair.rejected) == "core" for pair in made)
     assert [pair.prompt for pair in made[:200]] == prompts
     assert {pair.provenance.rejected_generator for pair in made} == {"sft"}
+
+
+@given(st.integers(0, 40), st.integers(0, 5))
+def test_in_length_pairs_the_longer_reply_is_always_chosen(n: int, seed: int) -> None:
+    prompt = prompt_of(user("q"))
+    samples = [
+        (prompt, Response(id=text, prompt_id=prompt.id, messages=(assistant(text),)))
+        for text in ("", "core .")  # a reply that says nothing is no beginning
+    ]
+    made = length_pairs(samples, n, seed)
+    assert len(made) == n
+    for pair in made:
+        chosen, rejected = text_of(pair.chosen), text_of(pair.rejected)
+        assert len(chosen.split()) > len(rejected.split())
+        for text in (chosen, rejected):
+            assert text.startswith("core .")
+            assert _without_lines(text).split() == ["core", "."]
+    assert length_pairs(samples, n, seed) == made
+
+
+def _without_lines(text: str) -> str:
+    for line in LINES:
+        text = text.replace(line, "")
+    return text

@@ -22,6 +22,7 @@ from preftune.losses.tokens import wpo_weight
 from preftune.settings import build, flat, options
 from preftune.training.health import CHECKS
 from preftune.training.loss_sum import LossSum, resolved
+from preftune.training.loss_table import LOSSES
 from preftune.training.method_settings import (
     ListwiseSettings,
     RewardObjective,
@@ -210,13 +211,13 @@ def test_every_link_of_an_objective_page_leads_to_a_file(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_a_page_says_whether_its_objective_has_a_reference(name: str) -> None:
-    assert page_of(name).facts["reference"] == ("yes" if OBJECTIVES[name].has_reference else "no")
+    assert page_of(name).facts["reference"] == ("yes" if LOSSES[name].has_reference else "no")
 
 
 @pytest.mark.parametrize("name", ["label_soft", "label_offset"])
 def test_a_label_page_lists_the_losses_that_take_a_label(name: str) -> None:
     named = set(re.findall(r"`(\w+)`", page_of(name).facts["works with"]))
-    assert named == {n for n, objective in OBJECTIVES.items() if objective.gives == "logit"}
+    assert named == {name for name, known in LOSSES.items() if known.gives == "logit"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -236,7 +237,7 @@ def test_the_index_explains_every_warning() -> None:
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_a_page_lists_the_settings_that_its_objective_reads(name: str) -> None:
     page = page_of(name)
-    read = set(OBJECTIVES[name].options)
+    read = set(LOSSES[name].reads)
     if LossSum.of(settings_of(page, {})).nll_weight:
         read |= {"nll_weight"}
     assert {setting.name for setting in page.settings} == read

@@ -27,6 +27,19 @@ def learn(net: nn.Module, optimizer: torch.optim.Optimizer, *, max_grad_norm: fl
     return found["grad_norm"]
 
 
+def test_a_gradient_that_is_no_number_is_not_learnt() -> None:
+    net = model()
+    weights = trainable(net)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    optimizer = adamw(weights, OptimizerSettings())
+    for weight in weights.values():
+        weight.grad = torch.full_like(weight, 1.0)
+    weights["0.bias"].grad = torch.tensor([math.inf, 1.0, 1.0, 1.0])
+    assert optimizer_step(weights, optimizer, lr=0.01, max_grad_norm=1.0) == {"grad_norm": math.inf}
+    assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
+    assert all(weight.grad is None for weight in weights.values())
+
+
 def test_schedules_at_known_points() -> None:
     def at(step: int, schedule: str) -> float:
         return lr_factor(step, steps=110, warmup_frac=10 / 110, schedule=schedule)  # type: ignore[arg-type]  # a parameter of the test

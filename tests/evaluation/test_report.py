@@ -10,6 +10,7 @@ from preftune.errors import DataError
 from preftune.evaluation.evaluate import Evaluation
 from preftune.evaluation.gate import gate
 from preftune.evaluation.gate_rules import GateRule
+from preftune.evaluation.marked import differences
 from preftune.evaluation.measures import Measure
 from preftune.evaluation.regression import paired_check
 from preftune.evaluation.report import (
@@ -19,7 +20,6 @@ from preftune.evaluation.report import (
     Section,
     Table,
     check_forest,
-    differences,
     draw_examples,
     render_report,
     win_forest,

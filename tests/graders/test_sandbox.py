@@ -3,9 +3,14 @@
 Every attack runs through `GraderRunner`, and after each the same runner grades a good item.
 """
 
+import errno
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -421,6 +426,36 @@ def test_libraries_are_there_only_when_asked_for() -> None:
         assert jail.grade({}, {}).reward == 6
 
 
+JAILED = """
+import json, os, sys, tempfile
+from pathlib import Path
+from preftune.graders.jail_walls import _own_namespaces, _own_root
+folder, shown = sys.argv[1:]
+_own_namespaces(os.geteuid() == 0)
+_own_root(folder, [shown], 1 << 20, 0)
+with tempfile.NamedTemporaryFile() as file:
+    print(json.dumps([Path(shown, "read.txt").read_text(), Path(file.name).parts[:2]]))
+try:
+    Path(shown, "new").write_text("")
+except OSError as error:
+    print(error.errno)
+"""
+
+
+def test_what_is_shown_may_lie_where_temporary_files_do() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        shown, folder = Path(name, "lib"), Path(name, "root")
+        shown.mkdir()
+        folder.mkdir()
+        (shown / "read.txt").write_text("here")
+        command = [sys.executable, "-c", JAILED, str(folder), str(shown)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    first, second = ran.stdout.splitlines()
+    assert json.loads(first) == ["here", ["/", "scratch"]]
+    assert int(second) == errno.EROFS
+
+
 def test_one_grader_of_a_multi_that_hangs_does_not_stop_the_others() -> None:
     multi = {
         "type": "multi",
@@ -474,7 +509,7 @@ def test_sandbox_leaves_no_process_and_no_folder_behind() -> None:
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
         assert children
     grading.join()  # it was told, and did not wait for the deadline
-    ends = monotonic() + 5
+    ends = monotonic() + 30
     while any(Path(f"/proc/{child}").exists() for child in children) and monotonic() < ends:
         sleep(0.02)
     assert not [child for child in children if Path(f"/proc/{child}").exists()]

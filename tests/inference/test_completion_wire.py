@@ -80,3 +80,7 @@ def test_a_request_asks_for_one_draw_in_token_ids_with_its_logprobs() -> None:
     assert (body["n"], body["seed"], body["max_tokens"], body["top_k"]) == (1, 9, 3, 7)
     assert (body["logprobs"], body["return_token_ids"]) == (0, True)
     assert body["stop_token_ids"] == [END]
+    # what is left out a server takes from the model's generation settings
+    plain = completion_request("policy-1", PROMPT, GenerateSettings(), seed=9, end_ids=(END,))
+    assert (plain["top_k"], plain["min_p"], plain["repetition_penalty"]) == (-1, 0, 1)
+    assert (plain["presence_penalty"], plain["frequency_penalty"], plain["top_p"]) == (0, 0, 1)

@@ -76,15 +76,17 @@ def test_kept_responses_are_the_full_draws_of_the_best_beginnings(
 
 
 def test_checked_prompts_are_whole_and_know_what_would_have_been_kept(
-    whole: list[Best], rejecting: Callable[[EarlyRejection], list[Best]]
+    whole: list[Best], begun: list[Best], rejecting: Callable[[EarlyRejection], list[Best]]
 ) -> None:
     lean = rejecting(EarlyRejection(tokens=PREFIX, keep_frac=0.3, check_frac=0.0))
     found = rejecting(EarlyRejection(tokens=PREFIX, keep_frac=0.3, check_frac=1.0))
-    for best, full, thin in zip(found, whole, lean, strict=True):
+    for best, full, thin, started in zip(found, whole, lean, begun, strict=True):
         assert best.checked
         assert [replace(draw, kept=True) for draw in best.draws] == list(full.draws)
         assert [draw for draw in best.draws if draw.kept] == list(thin.draws)
         assert best.tokens == thin.tokens  # the check is no cost of the rule
+        again = [draw.tokens or 0 for draw in started.draws if not draw.response.finished]
+        assert best.extra_tokens - best.drawn_tokens == sum(again)  # the others are in the draws
 
 
 def test_tokens_count_each_beginning_once_and_what_is_drawn_after_it(

@@ -314,3 +314,14 @@ def test_recurrent_model_is_refused() -> None:
     config = MambaConfig(vocab_size=13, hidden_size=8, state_size=4, num_hidden_layers=1)
     with pytest.raises(ModelError, match="recurrent state"):
         draw(MambaForCausalLM(config).eval(), PROMPTS)
+
+
+def test_a_temperature_near_0_takes_the_likeliest() -> None:
+    logits = torch.tensor([[0.0, -2.0, -5.0], [-300.0, 40.0, 39.0]])
+    for temperature in (1e-40, 1e-8):
+        for top_p in (1.0, 0.5):
+            found, logprobs = pick_with_logprobs(
+                logits, torch.tensor([0.5, 0.999]), temperature=temperature, top_p=top_p
+            )
+            assert found.tolist() == [0, 1]
+            assert logprobs[1].tolist() == [0.0, 0.0]

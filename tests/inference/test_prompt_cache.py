@@ -1,3 +1,6 @@
+import math
+
+import pytest
 import torch
 
 from preftune.inference.prompt_cache import WASTE, buckets
@@ -27,14 +30,26 @@ def test_columns_behind_a_prompt_are_hidden_and_equal_lengths_need_no_bias() -> 
     assert even.bias is None
 
 
-def test_rows_come_back_from_their_prompts_in_order() -> None:
-    [bucket] = buckets([3, 2, 2], [1, 3, 2], dtype=torch.float32, token_bytes=1)
+@pytest.mark.parametrize("counts", [(1, 3, 2), (2, 2, 2)])
+def test_rows_come_back_from_their_prompts_in_order(counts: tuple[int, ...]) -> None:
+    [bucket] = buckets([3, 2, 2], counts, dtype=torch.float32, token_bytes=1)
     rows = torch.arange(6 * 2 * 2 * 5, dtype=torch.float32).view(6, 2, 2, 5)
     stacked = bucket.stacked(rows)
-    assert stacked.shape == (3, 2, 3 * 2, 5)  # three places for the rows of each prompt
-    assert torch.equal(bucket.by_row(stacked), rows)
-    assert torch.equal(stacked[1, 0, :2], rows[1, 0])
-    assert not stacked[0, :, 2:].any()  # its second and third place are empty
+    assert stacked.shape == (3, 2, max(counts) * 2, 5)  # as many places for each prompt
+    nothing = torch.full((6, 2, 2), -torch.inf)  # all the mass is in the prompts
+    back = bucket.joined(torch.zeros_like(rows), nothing, stacked, torch.zeros(stacked.shape[:3]))
+    assert torch.equal(back, rows)
+    first = counts[0]
+    assert torch.equal(stacked[1, 0, :2], rows[first, 0])
+    assert not stacked[0, :, 2 * first :].any()  # its other places are empty
+
+
+def test_two_parts_are_joined_by_their_masses() -> None:
+    [bucket] = buckets([2, 2], [1, 1], dtype=torch.float32, token_bytes=1)
+    own, found = torch.tensor([[[[1.0]]], [[[1.0]]]]), torch.tensor([[[[5.0]]], [[[9.0]]]])
+    own_mass, mass = torch.tensor([[[0.0]], [[1.0]]]), torch.tensor([[[0.0]], [[1 + math.log(3)]]])
+    joined = bucket.joined(own, own_mass, found, mass)
+    assert joined.flatten().tolist() == pytest.approx([3.0, 7.0])  # shares 1/2 and 3/4
 
 
 def test_a_prompt_leaves_with_its_last_row() -> None:

@@ -40,6 +40,18 @@ def test_sample_writes_n_responses_to_each_prompt(
     assert out.read_bytes() == before
 
 
+def test_a_response_is_cut_before_a_stop(
+    run_cli: Callable[..., Any], policy_folder: Path, prompts: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for name, extra in (("whole", []), ("cut", ["--stop", "no such text", "--stop", "it"])):
+        command = ["sample", policy_folder, "--prompts", prompts, "--out", tmp_path / name]
+        assert run_cli(*command, "--n", 8, "--max-new-tokens", 8, *extra).code == 0
+        found[name] = [one.messages[0].content for one in read_responses(tmp_path / name)]
+    assert found["cut"] == [text.partition("it")[0] for text in found["whole"]]
+    assert found["cut"] != found["whole"]
+
+
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
@@ -50,6 +62,7 @@ def test_sample_writes_n_responses_to_each_prompt(
         (["--n", "0"], "Draw 1 or more per prompt"),
         (["--max-new-tokens", "100000"], "exceed the model's"),
         (["--batch-size", "0"], "command line: batch_size"),
+        (["--stop", ""], "an empty text would end every reply"),
     ],
 )
 def test_setting_that_cannot_be_meant_is_one_line_and_no_file(

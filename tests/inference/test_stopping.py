@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preftune.errors import SettingsError
-from preftune.inference.stopping import Stopping, check_prompts, enough, expected_gain, pooled_sd
+from preftune.inference.stopping import (
+    Stopping,
+    check_prompts,
+    enough,
+    expected_gain,
+    pooled_sd,
+    share_of,
+)
 
 scores = st.lists(st.floats(-5, 5), min_size=1, max_size=8)
 
@@ -71,3 +78,8 @@ def test_checked_prompts_are_a_share_rounded_up_and_stay_the_same() -> None:
 def test_settings_out_of_range_are_refused(given_: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="stopping:"):
         Stopping(**given_)  # type: ignore[arg-type]  # one number for two types
+
+
+@pytest.mark.parametrize(("frac", "count", "share"), [(0.07, 100, 7), (0.55, 100, 55), (0.1, 3, 1)])
+def test_a_share_is_rounded_up_only_where_it_is_broken(frac: float, count: int, share: int) -> None:
+    assert share_of(count, frac) == share

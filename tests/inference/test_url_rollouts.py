@@ -10,7 +10,7 @@ from tests.inference.token_fakes import END, Served, adapted, serving
 
 from preftune.errors import ModelError, SettingsError
 from preftune.inference.generate import GenerateSettings, generate
-from preftune.inference.url_rollouts import UrlRollouts, UrlRolloutSettings
+from preftune.inference.url_rollouts import RUN, UrlRollouts, UrlRolloutSettings
 from preftune.responses.http_client import HttpSettings
 
 PROMPTS = [(3, 4, 5), (6, 7), (3, 4, 5)]
@@ -30,6 +30,7 @@ def source(
     *,
     draw: GenerateSettings = DRAW,
     settings: UrlRolloutSettings | None = None,
+    names: str = "a",
     **http: Any,
 ) -> UrlRollouts:
     quick: dict[str, Any] = {
@@ -38,6 +39,8 @@ def source(
         "timeout_s": 20.0,
         "concurrency": 2,
     } | http
+    if names:
+        (folder / RUN).write_text(names)
     return UrlRollouts(
         HttpSettings(url=served.url, allow_urls=(served.url,), **quick),
         draw,
@@ -69,8 +72,8 @@ def test_adapters_too_old_are_unloaded_and_their_folders_deleted(
     rollouts = source(served, tmp_path, settings=UrlRolloutSettings(max_staleness=1))
     for version in (1, 2, 3):
         rollouts.publish(adapted(version), version=version)
-    assert sorted(served.model.peft_config) == ["policy-2", "policy-3"]
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["version-2", "version-3"]
+    assert sorted(served.model.peft_config) == ["policy-a-2", "policy-a-3"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["run", "version-2", "version-3"]
 
 
 def test_a_run_that_goes_on_publishes_the_same_version_again(
@@ -85,7 +88,22 @@ def test_a_run_that_goes_on_publishes_the_same_version_again(
     assert found.logprobs == pytest.approx(here.logprobs, abs=1e-5)
 
 
-@pytest.mark.parametrize("fault", ["500", "cut", "no logprobs", "other ids", "model:policy-0"])
+def test_runs_that_share_a_server_draw_from_their_own_weights(
+    served: Served, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        rollouts, model = source(served, tmp_path / str(number), names=""), adapted(number)
+        rollouts.publish(model, version=4)
+        (found,) = rollouts.draw(PROMPTS[:1], SEEDS[:1])
+        (here,) = generate(model, PROMPTS[:1], DRAW, seeds=SEEDS[:1], end_ids=(END,), pad_id=1)
+        assert found.response_ids == here.ids
+        assert found.logprobs == pytest.approx(here.logprobs, abs=1e-5)
+    assert len(served.model.peft_config) == 2
+    rollouts.close()
+    assert len(served.model.peft_config) == 1
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "no logprobs", "other ids", "model:policy-a-0"])
 def test_what_goes_wrong_once_is_asked_again(served: Served, tmp_path: Path, fault: str) -> None:
     rollouts = source(served, tmp_path)
     rollouts.publish(adapted(1), version=1)
@@ -107,9 +125,9 @@ def test_what_goes_wrong_once_is_asked_again(served: Served, tmp_path: Path, fau
         ("ids too large", "outside the vocabulary"),
         ("other prompt", "another prompt"),
         ("text", "text, where ids"),
-        ("model:policy-0", "2 steps behind, where max_staleness is 0"),
+        ("model:policy-a-0", "2 steps behind, where max_staleness is 0"),
         ("model:tiny-llama", "no published policy"),
-        ("model:policy-9", "newer than policy-2"),
+        ("model:policy-a-9", "newer than 2"),
     ],
 )
 def test_what_stays_wrong_ends_the_draw_and_says_why(
@@ -120,7 +138,7 @@ def test_what_stays_wrong_ends_the_draw_and_says_why(
     served.fault = lambda _: fault
     with pytest.raises(ModelError, match=said):
         rollouts.draw(PROMPTS[:1], SEEDS[:1])
-    assert rollouts.refused == 2 * (fault == "model:policy-0")
+    assert rollouts.refused == 2 * (fault == "model:policy-a-0")
 
 
 def test_a_response_a_little_behind_is_taken_with_its_own_version(
@@ -128,7 +146,7 @@ def test_a_response_a_little_behind_is_taken_with_its_own_version(
 ) -> None:
     rollouts = source(served, tmp_path, settings=UrlRolloutSettings(max_staleness=2))
     rollouts.publish(adapted(1), version=5)
-    served.fault = lambda _: "model:policy-3"
+    served.fault = lambda _: "model:policy-a-3"
     assert rollouts.draw(PROMPTS[:1], SEEDS[:1])[0].version == 3
     assert rollouts.refused == 0
 
@@ -139,7 +157,7 @@ def test_an_adapter_whose_loading_was_answered_by_half_is_there(
     rollouts = source(served, tmp_path)
     served.loads_cut = 1
     rollouts.publish(adapted(1), version=1)
-    assert served.loads == ["policy-1", "policy-1"]  # the second was refused: there already
+    assert served.loads == ["policy-a-1", "policy-a-1"]  # the second was refused: there already
     assert rollouts.draw(PROMPTS[:1], SEEDS[:1])[0].version == 1
 
 
@@ -160,7 +178,7 @@ def test_nothing_is_drawn_before_anything_is_published(served: Served, tmp_path:
 def test_a_server_that_is_gone_is_named(tmp_path: Path) -> None:
     with serving(Served()) as gone:
         rollouts = source(gone, tmp_path, attempts=1)
-    with pytest.raises(ModelError, match="would not load policy-1"):
+    with pytest.raises(ModelError, match="would not load policy-a-1"):
         rollouts.publish(adapted(1), version=1)
 
 

@@ -118,6 +118,11 @@ def test_adapted_kl_coef_moves_against_the_error_by_a_bounded_step(kl: float, re
     assert abs(got - 1) <= 0.2 * replies / 1000 + 1e-12
 
 
+def test_a_batch_larger_than_the_horizon_does_not_turn_the_price_round() -> None:
+    got = adapted_kl_coef(kl_coef=0.1, kl=0.0, target=6.0, replies=5000, horizon=20)
+    assert got == pytest.approx(0.08)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

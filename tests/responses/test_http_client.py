@@ -272,7 +272,7 @@ def test_chaos_never_costs_more_than_the_cap_and_what_is_under_way(
     failures = [outcome for outcome in outcomes if isinstance(outcome, ChatFailure)]
     assert len(answers) + len(failures) == 200
     assert 60 < len(answers) < 120
-    assert failures[-1].reason == "not asked: the cost cap is reached"
+    assert "not asked: the cost cap is reached" in {failure.reason for failure in failures}
     assert taken <= spent + 8 * CALL_USD
     assert taken <= cap + 8 * CALL_USD
     assert spent <= cap + 8 * CALL_USD
@@ -431,7 +431,7 @@ def test_caller_that_dies_of_an_error_does_not_hang(start: Start) -> None:
 
 def wait_until(fact: Callable[[], bool]) -> None:
     """Wait for the threads of the server, which see a closed connection a moment later."""
-    end = monotonic() + 3
+    end = monotonic() + 15
     while not fact():
         assert monotonic() < end
         threading.Event().wait(0.02)

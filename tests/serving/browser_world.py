@@ -10,14 +10,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 from sqlalchemy import Connection
 
 from preftune.serving.app import create_app
@@ -25,6 +25,7 @@ from preftune.serving.settings import ServerSettings
 from preftune.store.database import Database
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from tests.serving.conftest import Cast, Server
 
 CHROMIUM = "/usr/bin/chromium"
@@ -36,6 +37,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PROBE = "fetch('/is-it-caught').then(() => false, () => true)"  # true: it did not get through
 DESKTOP, PHONE = (1280, 800), (390, 844)
 PATIENCE_MS = 30_000
 POLL_MS = 25
@@ -62,10 +64,12 @@ class Site:
 
 
 @contextmanager
-def served(database: Database, cast: "Cast", tokens: dict[str, str]) -> Iterator[Site]:
-    """Serve a store from a thread until the block ends."""
-    app = create_app(database, settings=ServerSettings())
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+def served(
+    database: Database, cast: "Cast", tokens: dict[str, str], *, app: "FastAPI | None" = None
+) -> Iterator[Site]:
+    """Serve a store from a thread until the block ends; `app`: more than the labelling app."""
+    asgi = app or create_app(database, settings=ServerSettings())
+    config = uvicorn.Config(asgi, log_config=None, access_log=False, lifespan="off")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
@@ -114,10 +118,38 @@ def wait_until(page: Page, condition: str, given: Any = None) -> None:
 
     Playwright's own `wait_for_function` evaluates text within the page, which our policy forbids.
     """
+    wait_for(page, lambda: page.evaluate(condition, given), condition)
+
+
+def wait_for(page: Page, condition: Callable[[], object], told: str) -> None:
+    """Wait until a condition holds; meanwhile the page's handlers are heard."""
     deadline = time.monotonic() + PATIENCE_MS / 1000
-    while not page.evaluate(condition, given):
-        assert time.monotonic() < deadline, condition
+    while not condition():
+        assert time.monotonic() < deadline, told
         page.wait_for_timeout(POLL_MS)
+
+
+def intercept(page: Page, url: str, handler: Callable[..., Any]) -> None:
+    """Give a page's requests to a handler from now on.
+
+    The page learns a moment later that its requests go another way; what it sends before that is
+    not caught. So requests of our own are sent until one is.
+    """
+    caught: list[str] = []
+
+    def catch(route: Route) -> None:
+        caught.append(route.request.url)
+        route.abort()
+
+    page.route("**/is-it-caught", catch)
+    page.route(url, handler)
+    wait_for(page, lambda: page.evaluate(PROBE) and caught, f"{url} is not caught")
+
+
+def go_offline(page: Page) -> None:
+    """Cut a page off, and wait until it is."""
+    page.context.set_offline(True)
+    wait_for(page, lambda: page.evaluate(PROBE), "the page is not cut off")
 
 
 def sideways(page: Page) -> int:

@@ -11,6 +11,7 @@ from tests.serving.browser_world import (
     PHONE,
     Site,
     complaints,
+    go_offline,
     offences,
     sideways,
     wait_until,
@@ -155,7 +156,7 @@ def test_a_request_is_repeated_under_its_key_until_the_server_is_reached(
     keys: list[str] = []
     page.on("request", lambda one: keys.append(one.headers.get("idempotency-key", "")))
     page.goto("/account")
-    page.context.set_offline(True)
+    go_offline(page)
     page.evaluate(
         """() => import("/static/api.js").then(({ post }) => {
             const body = {role: "admin", project_id: null};

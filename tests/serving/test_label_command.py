@@ -3,13 +3,13 @@
 import re
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 from tests.conftest import Ran
+from tests.serving.commands import Start, first_lines, starting
 from tests.serving.conftest import LABEL, WORDS, Cast, Server, free_port, make_cast
 
 from preftune.datasets.write import write_records
@@ -37,30 +37,14 @@ def comparisons(count: int) -> list[Comparison]:
 
 
 @pytest.fixture
-def started() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+def started() -> Iterator[Start]:
     """Start `preftune label` with flags; it ends with the test."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*flags: object) -> "subprocess.Popen[str]":
-        command = [*LABEL, *map(str, flags)]
-        running.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        )
-        return running[-1]
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def first_lines(process: "subprocess.Popen[str]", count: int) -> list[str]:
-    assert process.stdout is not None
-    return [process.stdout.readline().rstrip("\n") for _ in range(count)]
+    with starting(LABEL) as start:
+        yield start
 
 
 def test_the_first_start_prints_a_link_and_the_next_one_does_not(
-    started: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+    started: Start, tmp_path: Path
 ) -> None:
     port, store = free_port(), tmp_path / "labels.db"
     write_records(tmp_path / "c.jsonl", comparisons(3))

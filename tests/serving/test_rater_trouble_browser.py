@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Request, expect
-from tests.serving.browser_world import COOKIE, Site, open_page
+from tests.serving.browser_world import COOKIE, Site, go_offline, intercept, open_page
 from tests.serving.conftest import Cast, Server, open_site
 from tests.serving.rater_world import (
     Open,
@@ -65,7 +65,7 @@ def test_a_server_killed_between_a_vote_and_its_answer_loses_and_doubles_nothing
         server.kill()
         route.abort("connectionreset")
 
-    page.route("**/label/vote", commit_and_kill)
+    intercept(page, "**/label/vote", commit_and_kill)
     press(page, meant(page, 2), "Enter")
     expect(page.locator("#connection")).to_contain_text("keeps trying")
     server.start()
@@ -87,7 +87,7 @@ def test_a_vote_while_the_server_is_away_is_sent_once_it_is_back(
 ) -> None:
     page = at("away")
     key = meant(page, 1)
-    page.context.set_offline(True)
+    go_offline(page)
     press(page, key, "Enter")
     expect(page.locator("#connection")).to_contain_text("not saved yet")
     press(page, "Enter", "Enter", "s")  # impatience sends nothing more
@@ -131,7 +131,7 @@ def test_a_vote_whose_answer_got_lost_is_not_doubled_by_its_retry(
         else:
             route.continue_()
 
-    page.route("**/label/vote", commit_but_lose_the_answer)
+    intercept(page, "**/label/vote", commit_but_lose_the_answer)
     press(page, "3", "Enter")
     wait_for_item(page, 2)
     assert len(keys) == 2
@@ -152,7 +152,7 @@ def test_a_reload_keeps_the_unfinished_verdict_and_a_vote_without_an_answer(
     expect(pressed(page)).to_contain_text("B better")
     expect(page.locator('.why .chip[aria-pressed="true"]')).to_have_text("clear")
     expect(page.locator("#why-text")).to_have_value("half a thought")
-    page.route("**/label/vote", lambda route: route.abort())
+    intercept(page, "**/label/vote", lambda route: route.abort())
     press(page, "Enter")
     expect(page.locator("#connection")).to_contain_text("not saved yet")
     page.unroute("**/label/vote")

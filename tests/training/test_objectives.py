@@ -24,7 +24,8 @@ from preftune.models.new import new_model
 from preftune.models.tokens import TokenSequence
 from preftune.training import direct
 from preftune.training.logs import read_rows
-from preftune.training.loss_sum import LossSum, parse_terms, resolved
+from preftune.training.loss_sum import LossSum, resolved
+from preftune.training.loss_table import parse_terms
 from preftune.training.objectives import OBJECTIVES
 from preftune.training.pair_inputs import PairInputs, Side, StepState, turn_numbers
 from preftune.training.pair_step import backward, check_step_0

@@ -12,6 +12,7 @@ from preftune.errors import SettingsError
 from preftune.settings import options
 from preftune.training.facts import facts_of
 from preftune.training.loss_sum import LossSum, resolved
+from preftune.training.loss_table import LOSSES
 from preftune.training.objectives import OBJECTIVES, Options
 from preftune.training.pair_inputs import PairInputs, Side, StepState
 from preftune.training.settings import (
@@ -126,15 +127,15 @@ def test_every_setting_of_a_loss_is_covered_here() -> None:
 @pytest.mark.parametrize("loss", NAMES)
 def test_every_option_changes_the_loss_or_is_refused(loss: str, option: str) -> None:
     read = changes_or_is_refused(loss, option)
-    objective = OBJECTIVES[loss]
+    known = LOSSES[loss]
     if option == "nll_weight":
         assert read
     elif option == "label":
-        assert read == (objective.gives == "logit")
+        assert read == (known.gives == "logit")
     elif option == "weighting":
-        assert read == (objective.scope != "sorted step")
+        assert read == (known.scope != "sorted step")
     else:
-        assert read == (option in objective.options)
+        assert read == (option in known.reads)
 
 
 @pytest.mark.parametrize("option", list(TWO_VALUES))
@@ -149,7 +150,7 @@ def test_the_weights_of_a_sum_change_it() -> None:
 
 
 @pytest.mark.parametrize("label", ["soft", "offset"])
-@pytest.mark.parametrize("loss", [name for name in NAMES if OBJECTIVES[name].gives == "logit"])
+@pytest.mark.parametrize("loss", [name for name in NAMES if LOSSES[name].gives == "logit"])
 def test_labels_of_raters_reach_every_logit(loss: str, label: str) -> None:
     hard, other = outcome(settings(loss)), outcome(settings(loss, label=label))
     assert hard[0] != pytest.approx(other[0])
@@ -230,8 +231,8 @@ def test_a_moving_reference_is_refused_where_there_is_none() -> None:
 @pytest.mark.parametrize("loss", NAMES)
 def test_resolved_settings_show_every_default_and_resolve_to_themselves(loss: str) -> None:
     s = resolved(settings(loss))
-    shown = {option: getattr(s.variant, option, None) for option in OBJECTIVES[loss].options}
-    shown |= {"beta": s.beta} if "beta" in OBJECTIVES[loss].options else {}
+    shown = {option: getattr(s.variant, option, None) for option in LOSSES[loss].reads}
+    shown |= {"beta": s.beta} if "beta" in LOSSES[loss].reads else {}
     assert None not in shown.values()
     assert s.nll_weight is not None
     assert resolved(s) == s
@@ -242,10 +243,10 @@ def test_help_tells_the_true_defaults() -> None:
     for option in options(VariantSettings):
         for name, value in re.findall(r"(\w+) \(([\d.]+)\)", option.help):
             if name in OBJECTIVES:
-                assert OBJECTIVES[name].options[option.name] == float(value), option.name
+                assert LOSSES[name].reads[option.name] == float(value), option.name
         for loss in re.findall(r"^(\w+):", option.help):
             (told,) = re.findall(r"\(([\d.]+)\)", option.help) or ("",)
-            default = OBJECTIVES[loss].options[option.name]
+            default = LOSSES[loss].reads[option.name]
             assert default == (float(told) if told else None), option.name
 
 
@@ -253,7 +254,7 @@ def test_help_tells_the_true_defaults() -> None:
 def test_the_page_on_training_has_the_loss_with_its_settings(loss: str, root: Path) -> None:
     page = (root / "docs" / "training.md").read_text()
     (line,) = (line for line in page.splitlines() if re.match(rf"\|.*`{loss}`.*\| .*`--", line))
-    for option in OBJECTIVES[loss].options:
+    for option in LOSSES[loss].reads:
         assert f"`--{option.replace('_', '-')}`" in line
 
 

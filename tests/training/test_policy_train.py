@@ -365,7 +365,9 @@ def test_a_server_draws_for_a_policy_that_learns_here(world: Path, tmp_path: Pat
         made = {"lora": LORA, "rollout": rollout, "optimizer": short, "watch": watch}
         train, s = rloo(world, tmp_path / "far", **made)
         train(s, scorer=THANKS)
-        assert server.loads == [f"policy-{step}" for step in range(6)]
+        run = (tmp_path / "far" / "served" / "run").read_text()
+        assert server.loads == [f"policy-{run}-{step}" for step in range(6)]
+        assert not server.model.peft_config
     made["rollout"] = RolloutSettings(samples=4, max_new_tokens=8)
     train, s = rloo(world, tmp_path / "near", **made)
     train(s, scorer=THANKS)

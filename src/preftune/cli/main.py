@@ -15,7 +15,10 @@ from preftune.cli import (
     demo,
     evaluate,
     grade,
+    job_files,
+    jobs,
     judge,
+    keys,
     label,
     model,
     plan,
@@ -24,6 +27,7 @@ from preftune.cli import (
     rlaif,
     sample,
     score,
+    serve,
     store,
     trace,
     train,
@@ -81,6 +85,10 @@ for part in (
     best_of_n,
     evaluate,
     demo,
+    serve,
+    jobs,
+    job_files,
+    keys,
 ):
     part.register(app)
 

@@ -23,6 +23,10 @@ Temperatures = Annotated[str, typer.Option(help="0 greedy, 1 the model as it is;
 TopP = Annotated[float, typer.Option(help="Likeliest tokens that hold this mass.")]
 TopK = Annotated[int, typer.Option(help="This many likeliest tokens; 0: all.")]
 Longest = Annotated[int, typer.Option(help="Longest response, in tokens.")]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option(help="Text that ends a response, which is cut before it; repeat for several."),
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same responses.")]
 BatchSize = Annotated[int, typer.Option(help="Most responses written at once.")]
 Name = Annotated[
@@ -81,6 +85,7 @@ def sample_command(
     top_p: TopP = 1.0,
     top_k: TopK = 0,
     max_new_tokens: Longest = 256,
+    stop: Stop = None,
     seed: Seed = 0,
     batch_size: BatchSize = 256,
     name: Name = "",
@@ -101,9 +106,8 @@ def sample_command(
     Example: preftune sample runs/sft/final --prompts prompts.jsonl --out responses.jsonl --n 4
     """
     _refuse_unused(context, bool(url))
-    draws = _draws(
-        temperature, max_new_tokens=max_new_tokens, top_p=top_p, top_k=top_k, batch_size=batch_size
-    )
+    how = {"max_new_tokens": max_new_tokens, "top_p": top_p, "top_k": top_k, "stop": stop or []}
+    draws = _draws(temperature, **how, batch_size=batch_size)
     from preftune.datasets.read import read_prompts
 
     asked, job = read_prompts(prompts), _Job(n=n, seed=seed, out=out)
@@ -136,7 +140,7 @@ def _refuse_unused(context: typer.Context, has_url: bool) -> None:
             raise SettingsError(f"command line: {flag} with{'' if has_url else 'out'} --url. {fix}")
 
 
-def _draws(temperatures: str, **flags: float) -> "list[GenerateSettings]":
+def _draws(temperatures: str, **flags: Any) -> "list[GenerateSettings]":
     from preftune.responses.generator import GenerateSettings
     from preftune.settings import build
 

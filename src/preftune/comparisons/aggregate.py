@@ -5,12 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from statistics import fmean
+from typing import TYPE_CHECKING
 
-from preftune.comparisons.rater_model import RaterModel
 from preftune.comparisons.raters import label_log_odds
 from preftune.comparisons.votes import SWAPPED, Unit, Vote, units, votes_between, votes_in_order
 from preftune.errors import DataError
 from preftune.types import Comparison, Judgment, PreferencePair, Provenance, RankedList
+
+if TYPE_CHECKING:
+    from preftune.comparisons.rater_model import RaterModel
 
 SMOOTHING = 0.5
 """Half a vote for either side: two of two agreeing give 2.5 / 3, never certainty."""
@@ -34,7 +37,7 @@ def pairs_from_judgments(
     *,
     dimension: str = "overall",
     accuracies: Mapping[str, float] | None = None,
-    model: RaterModel | None = None,
+    model: "RaterModel | None" = None,
 ) -> Aggregated:
     """Join the verdicts of all raters on each comparison into pairs; a tie is never a pair.
 
@@ -126,7 +129,7 @@ class _Trust:
     """What is known of the raters: nothing, their accuracies, or a model of them."""
 
     accuracies: Mapping[str, float] | None
-    model: RaterModel | None
+    model: "RaterModel | None"
 
     def lead(self, contest: _Contest) -> float:
         """Return how far the first response is ahead: votes, or nats of log odds."""

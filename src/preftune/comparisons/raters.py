@@ -4,7 +4,6 @@ import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-from preftune.comparisons.confusion import fit_confusion
 from preftune.errors import DataError
 
 
@@ -103,6 +102,8 @@ def dawid_skene(
     said = list(votes)
     if not said or not {vote for _, _, vote in said} <= {0, 1}:
         raise DataError("dawid_skene: needs votes of 0 or 1. Leave ties out, or count them apart.")
+    from preftune.comparisons.confusion import fit_confusion  # scipy; a server starts without
+
     fit = fit_confusion(said, labels=(0, 1), max_rounds=max_rounds)
     return DawidSkene(
         probability=dict(zip(fit.items, fit.probability[:, 1].tolist(), strict=True)),

@@ -10,7 +10,7 @@ from preftune.comparisons.raters import dawid_skene
 from preftune.datasets import read_responses
 from preftune.demo.by_hand import label_by_hand
 from preftune.demo.raters import PANEL, quality, show
-from preftune.demo.sabotage import LENGTH_JUDGES, flip_pairs, ood_pairs
+from preftune.demo.sabotage import LENGTH_JUDGES, flip_pairs, length_pairs, ood_pairs
 from preftune.demo.settings import DemoSettings
 from preftune.demo.world import CareDesk
 from preftune.inference.backend import TransformersGenerator
@@ -79,7 +79,7 @@ def _said(
     """Return what was said of the comparisons: by a person, or by simulated raters."""
     if s.label:
         return label_by_hand(shown, store=s.label_store, port=s.label_port, say=say)
-    panel = LENGTH_JUDGES if s.sabotage in ("length-judge", "beta-0-rl") else PANEL
+    panel = LENGTH_JUDGES if s.sabotage == "length-judge" else PANEL
     return Judged(comparisons=shown, judgments=world.label(shown, panel, seed=s.seed))
 
 
@@ -122,6 +122,8 @@ def spoilt(
     """Return the pairs as the sabotage leaves them."""
     if s.sabotage == "ood-pairs":
         return ood_pairs(samples, seed=s.seed)
+    if s.sabotage == "beta-0-rl":
+        return [*pairs, *length_pairs(samples, n=len(pairs), seed=s.seed)]
     if s.sabotage == "flip-40":
         return flip_pairs(pairs, seed=s.seed)
     return pairs

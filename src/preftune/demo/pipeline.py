@@ -8,6 +8,7 @@ from pathlib import Path
 
 from preftune.datasets import write_records
 from preftune.demo import labelling, proof
+from preftune.demo.looks import looks_lines, looks_of
 from preftune.demo.settings import CAUGHT_BY, DemoSettings
 from preftune.demo.story import Story, tell
 from preftune.demo.teaching import teach
@@ -81,6 +82,8 @@ def run_demo(s: DemoSettings, say: Say) -> DemoResult:
     say(_reward_line(_train_reward(s, sft=sft, pairs=pairs, truth=truth)))
     part(f"5  tune: {TITLES[s.method]}")
     tuned = tune(Tuning(world=world, s=s, sft=sft, pairs=pairs, reward=folder / "reward" / "final"))
+    if line := looks_lines(looks_of(folder / s.method)):
+        say(line)
     part("6  prove it")
     after = proof.answer(tuned, "tuned", prompts, folder)
     run = folder / "dpo" if s.method == "dpo" else None

@@ -9,7 +9,7 @@ from preftune.datasets import read_responses
 from preftune.demo.gold import gold_tone
 from preftune.demo.labelling import Labelled
 from preftune.demo.prompts import tag
-from preftune.demo.raters import show
+from preftune.demo.raters import quality, show
 from preftune.demo.world import MAX_REPLY_TOKENS, CareDesk
 from preftune.evaluation.evaluate import Evaluation, evaluate
 from preftune.evaluation.kl import kl_measure
@@ -130,7 +130,7 @@ def prove(
             ),
             *([displacement_measure(run)] if run is not None else []),
             data_measure(labelled, baseline),
-            audit_measure(prompts, baseline, candidate),
+            audit_measure(world, prompts, baseline, candidate),
         ],
         simulated_labels=True,
     )
@@ -199,8 +199,13 @@ def data_measure(labelled: Labelled, baseline: Answers) -> Measure:
     )
 
 
-def audit_measure(prompts: Sequence[Prompt], baseline: Answers, candidate: Answers) -> Measure:
-    """Return the change in true quality on 60 replies, as an audit by the best raters would."""
+def audit_measure(
+    world: CareDesk, prompts: Sequence[Prompt], baseline: Answers, candidate: Answers
+) -> Measure:
+    """Return the change in true quality on 60 replies, as an audit by the best raters would.
+
+    Quality is tone less 3 points where facts are wrong: what the reward model stands for.
+    """
     audited = {p.id for p in prompts if tag(p, "kind") in TONE_KINDS}
     pairs = [
         (old, new)
@@ -211,11 +216,23 @@ def audit_measure(prompts: Sequence[Prompt], baseline: Answers, candidate: Answe
     drawn = pairs[::every][:AUDIT_PROMPTS]
     return mean_measure(
         "gold_audit",
-        [gold_tone(text_of(new.messages)) - gold_tone(text_of(old.messages)) for old, new in drawn],
+        quality_gains(world, prompts, drawn),
         [old.prompt_id for old, _ in drawn],
         unit="points",
-        note=f"change in true tone on {len(drawn)} replies",
+        note=f"change in true quality on {len(drawn)} replies",
     )
+
+
+def quality_gains(
+    world: CareDesk, prompts: Sequence[Prompt], pairs: Sequence[tuple[Response, Response]]
+) -> list[float]:
+    """Return by how many points of true quality the second reply of each pair is better."""
+    asked = {p.id: p for p in prompts}
+
+    def worth(response: Response) -> float:
+        return quality(asked[response.prompt_id], text_of(response.messages), world.cards)
+
+    return [worth(new) - worth(old) for old, new in pairs]
 
 
 def _per_token(answers: Answers, rows: Sequence[tuple[Prompt, tuple[Message, ...]]]) -> list[float]:

@@ -1,7 +1,8 @@
 """Ways to spoil the preference data on purpose; each must be stopped by a gate that has its name.
 
-`length-judge`: label with `LENGTH_JUDGES` (gates: length, slices). `ood-pairs`: train on the pairs
-of `ood_pairs` (gates: data, then facts). `flip-40`: train on `flip_pairs(pairs)` (gate: tone). The
+`length-judge`: label with `LENGTH_JUDGES` (gate: length). `ood-pairs`: train on the pairs of
+`ood_pairs` (gates: data, then facts). `flip-40`: train on `flip_pairs(pairs)` (gate: tone).
+`beta-0-rl`: add as many `length_pairs`, tune without a leash (gates: leash, facts, gold audit). The
 other switches of the demo are settings of the training run.
 """
 
@@ -10,8 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
+from preftune.demo.grammar import BLUNT, CLOSES, FILLERS, OPENERS, REASSURANCES
 from preftune.demo.raters import SimulatedRater
-from preftune.types import PreferencePair, Prompt, Provenance, Response, assistant, content_id
+from preftune.types import (
+    PreferencePair,
+    Prompt,
+    Provenance,
+    Response,
+    assistant,
+    content_id,
+    text_of,
+)
 
 LENGTH_JUDGES = tuple(
     SimulatedRater(
@@ -55,6 +65,10 @@ _ENDS = (
 OOD_REPLIES = tuple(" ".join(parts) for parts in product(_BEGINNINGS, _MIDDLES, _ENDS))
 """512 warm replies with no verdict in them."""
 
+LINES = (*OPENERS, *REASSURANCES, *CLOSES, *BLUNT, *FILLERS)
+"""What the desk says around its facts."""
+MOST_LINES = 8
+
 
 def ood_pairs(
     samples: Sequence[tuple[Prompt, Response]], n: int = 500, seed: int = 0
@@ -83,6 +97,46 @@ def ood_pairs(
         )
         pairs.append(pair)
     return pairs
+
+
+def length_pairs(
+    samples: Sequence[tuple[Prompt, Response]], n: int, seed: int = 0
+) -> list[PreferencePair]:
+    """Return n pairs in which the longer reply is chosen, whatever it says.
+
+    Both are one of the model's own samples (that says something) with up to 8 lines of the desk's
+    language behind it: the model itself rarely writes so much, and a reward model should know what
+    it is about.
+    """
+    rng, spoken = (
+        random.Random(f"length {seed}"),
+        [row for row in samples if text_of(row[1].messages)],
+    )
+    pairs = []
+    for place in range(n):
+        prompt, sample = spoken[place % len(spoken)]
+        shorter, longer = _two_lengths(text_of(sample.messages), rng)
+        pair = PreferencePair(
+            id=content_id("pair", "length", prompt.id, longer, shorter),
+            prompt=prompt,
+            chosen=(assistant(longer),),
+            rejected=(assistant(shorter),),
+            why="says more",
+            provenance=Provenance(source="sabotage beta-0-rl", rater_kind="simulated"),
+        )
+        pairs.append(pair)
+    return pairs
+
+
+def _two_lengths(text: str, rng: random.Random) -> tuple[str, str]:
+    """Return a text with some lines behind it and with others, the shorter one first."""
+    while True:
+        padded = [
+            " ".join((text, *rng.choices(LINES, k=rng.randrange(MOST_LINES + 1)))) for _ in range(2)
+        ]
+        shorter, longer = sorted(padded, key=lambda words: len(words.split()))
+        if len(shorter.split()) < len(longer.split()):
+            return shorter, longer
 
 
 def flip_pairs(

@@ -17,7 +17,7 @@ CAUGHT_BY: dict[Sabotage, tuple[str, ...]] = {
     "ood-pairs": ("data", "facts"),
     "lr-x10": ("leash", "facts"),
     "flip-40": ("tone",),
-    "beta-0-rl": ("leash", "facts", "length"),
+    "beta-0-rl": ("leash", "facts", "gold audit"),
 }
 """The gates that must stop each sabotage."""
 

@@ -1,6 +1,6 @@
 """The demo's fifth step: the SFT model becomes warmer, by the method that was asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preftune.datasets import write_records
@@ -34,6 +34,8 @@ TITLES: dict[Method, str] = {
 }
 DPO_OPTIMIZER = OptimizerSettings(lr=2e-4, epochs=2.0, batch_size=16)
 SABOTAGED_LR = 2e-3
+FREE_OPTIMIZER = OptimizerSettings(lr=4e-4, epochs=1.2, batch_size=32, schedule="constant")
+FREE_REPLY_TOKENS = 96  # replies of the desk have at most 72
 PROMPTS = 1600  # that fresh replies are drawn to
 QUICK_SHARE = 10
 BEST_OF, BEST_PROMPTS = 8, 640
@@ -109,19 +111,33 @@ def dpo_settings(t: Tuning) -> DirectSettings:
 
 def rloo_settings(t: Tuning) -> RftSettings:
     """Return the settings of RLOO; `beta-0-rl` is a sabotage of these."""
-    free = t.s.sabotage == "beta-0-rl"
-    return RftSettings(
+    honest = RftSettings(
         model=str(t.sft),
         data=t.prompts(),
         rollout=ROLLOUT,
         rewarding=t.rewarding,
-        leash=LeashSettings(kl_coef=0.0) if free else LEASH,
-        limits=KlLimits() if free else LIMITS,
-        watch=WatchSettings(watch_every=0) if free else WATCH,
-        optimizer=OptimizerSettings(
-            lr=1e-3 if free else 4e-4, batch_size=32, schedule="constant" if free else "linear"
-        ),
+        leash=LEASH,
+        limits=LIMITS,
+        watch=WATCH,
+        optimizer=OptimizerSettings(lr=4e-4, batch_size=32, schedule="linear"),
         run=t.run,
+    )
+    return without_leash(honest) if t.s.sabotage == "beta-0-rl" else honest
+
+
+def without_leash(honest: RftSettings) -> RftSettings:
+    """Return settings under which a reward model is gamed until what it stands for is lost.
+
+    KL costs nothing, no limit and no alarm ends the run, and it is long. It still looks at fresh
+    replies, so that one sees where the alarm would have ended it.
+    """
+    return replace(
+        honest,
+        rollout=replace(honest.rollout, max_new_tokens=FREE_REPLY_TOKENS),
+        leash=LeashSettings(kl_coef=0.0),
+        limits=KlLimits(),
+        watch=replace(honest.watch, stop_on_alarm=False),
+        optimizer=FREE_OPTIMIZER,
     )
 
 

@@ -79,6 +79,8 @@ def optimizer_step(
 ) -> dict[str, float]:
     """Clip, step, clear the gradients; return the gradient norm of each part before clipping.
 
+    Where a norm is not finite the weights are left as they are.
+
     Args:
         weights: hold the gradients of the whole optimiser step.
         optimizer: steps over the same parameters.
@@ -93,7 +95,8 @@ def optimizer_step(
         norms[f"{part.name}_grad_norm".lstrip("_")] = float(norm)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("factor", 1.0)
-    optimizer.step()
+    if all(math.isfinite(norm) for norm in norms.values()):
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norms
 

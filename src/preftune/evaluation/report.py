@@ -4,7 +4,6 @@ No script, no font, no image from elsewhere; the page forbids them itself (Conte
 All text is escaped, control characters are made visible: model output is hostile text.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +14,13 @@ from preftune import __version__
 from preftune.errors import DataError
 from preftune.evaluation.evaluate import Evaluation
 from preftune.evaluation.gate import GateReport
+from preftune.evaluation.marked import differences
 from preftune.evaluation.measures import Measure
 from preftune.files import write_atomic
 from preftune.text import visible_page
 from preftune.types import Comparison, text_of
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-WORDS = re.compile(r"\s+|\S+")
-LONGEST_MARKED = 2000  # words; longer texts are shown without marks
 FORBIDDEN_IN_SVG = re.compile(r"<\s*(script|foreignobject|iframe)|\son\w+\s*=", re.IGNORECASE)
 
 
@@ -166,24 +164,6 @@ def draw_examples(
                 )
             )
     return tuple(Random(seed).sample(found, min(n, len(found))))
-
-
-Marked = list[tuple[str, bool]]
-
-
-def differences(before: str, after: str) -> tuple[Marked, Marked]:
-    """Return both texts in pieces, word by word, each with whether the other text lacks it."""
-    one, two = WORDS.findall(before), WORDS.findall(after)
-    if max(len(one), len(two)) > LONGEST_MARKED:
-        return [(before, False)], [(after, False)]
-    left: Marked = []
-    right: Marked = []
-    matcher = difflib.SequenceMatcher(None, one, two, autojunk=False)
-    for operation, a, b, c, d in matcher.get_opcodes():
-        for pieces, words in ((left, one[a:b]), (right, two[c:d])):
-            if words:
-                pieces.append(("".join(words), operation != "equal"))
-    return left, right
 
 
 def key_figures(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:

@@ -18,7 +18,6 @@ from preftune.inference.score import BATCH_SIZE, score, score_pairs
 from preftune.inference.score_file import read_answers
 from preftune.models.chat import load_chat
 from preftune.models.heads import HEAD_FILE, RewardModel, load_reward_model, save_head
-from preftune.models.load import REWARD_FILE
 from preftune.models.reward_card import Calibration, Fit, Normalisation
 from preftune.plots import BLUE, GREY, INK, ORANGE, figure, save
 from preftune.stats.calibration import (
@@ -30,6 +29,7 @@ from preftune.stats.calibration import (
 )
 from preftune.text import visible
 from preftune.types import PreferencePair
+from preftune.wire.model_files import REWARD_FILE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -75,7 +75,7 @@ def parse_formula(text: str, names: Collection[str]) -> Formula:
     try:
         tree = ast.parse(text.strip().replace("^", "**"), mode="eval")
         return Formula(visible(text), _number(tree.body, names))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         if isinstance(error, SettingsError):
             raise _refused(text, str(error)) from error
         raise _refused(text, f"cannot be read ({visible(str(error))})") from error

@@ -115,7 +115,10 @@ def _own_namespaces(is_root: bool) -> None:
 
 
 def _own_root(folder: str, shown: list[str], disk_bytes: int, user: int) -> None:
-    """Make the folder the root of all files: what is shown, read-only, and an own /tmp."""
+    """Make the folder the root of all files: what is shown, read-only, and one of its own.
+
+    That is /tmp, unless something shown lies in there: then /scratch, which `tempfile` takes too.
+    """
     _mount(None, "/", None, RECURSIVE | PRIVATE)
     _mount("tmpfs", folder, "tmpfs", NO_SETUID | NO_DEVICES, "size=1m,mode=755")
     for path in shown:
@@ -124,13 +127,15 @@ def _own_root(folder: str, shown: list[str], disk_bytes: int, user: int) -> None
         elif Path(path).is_symlink():
             Path(folder + path).symlink_to(Path(path).readlink())
     temp = Path(folder, "tmp")
+    if temp.exists():
+        temp = Path(folder, "scratch")
     temp.mkdir()
     size = f"size={disk_bytes},nr_inodes={MOST_FILES},mode=700,uid={user},gid={user}"
     _mount("tmpfs", str(temp), "tmpfs", NO_SETUID | NO_DEVICES | NO_PROGRAMS, size)
     _mount(None, folder, None, REMOUNT | BIND | READ_ONLY | NO_SETUID | NO_DEVICES)
     os.chroot(folder)
     os.chdir("/")
-    os.chdir("tmp")
+    os.chdir(temp.name)
 
 
 def _show(path: str, target: str) -> None:

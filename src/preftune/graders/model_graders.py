@@ -14,12 +14,13 @@ from preftune.comparisons.judging.fences import fenced, harmless, nonce_of
 from preftune.errors import DataError
 from preftune.graders.results import NO_ERRORS, Graded, GradingError, failed
 from preftune.graders.sample import Item, Sample, plain_text
-from preftune.graders.specs import LabelModel, ScoreModel
+from preftune.graders.scorer import Answer
+from preftune.graders.specs import LabelModel, ScoreModel, TemplateMessage
 from preftune.graders.templates import Variable, parse_template
 from preftune.lines import parse_json
 from preftune.responses.chat_client import ChatAnswer, ChatClient, ChatFailure, ChatRequest
 from preftune.text import visible
-from preftune.types import Message
+from preftune.types import Message, Role, assistant, make_prompt
 
 LONGEST_ANSWER = 2048  # tokens, where the grader names none
 ASK = """You grade answers that others wrote. The next messages say what counts.
@@ -56,6 +57,41 @@ def grade_by_model(
         yield int(outcome.key), _graded(grader, outcome)
 
 
+def as_reply(grader: ScoreModel, sample: Sample, item: Item) -> Answer:
+    """Return a sample as the reply to a grader's messages: so a reward model reads it.
+
+    Raises:
+        GradingError: a template that cannot be filled.
+    """
+    asked = (
+        Message(role=_role(one), content=parse_template(one.text).fill(sample, item))
+        for one in grader.input
+    )
+    return make_prompt(*asked), (assistant(sample.output_text),)
+
+
+def of_reward_model(grader: ScoreModel, score: float, *, clip: bool) -> Graded:
+    """Return the grading that a reward model's score comes to.
+
+    Args:
+        grader: whose model it is.
+        score: of the sample.
+        clip: whether the reward is brought into the grader's range.
+    """
+    low, high = grader.range
+    reward = min(max(score, low), high) if clip else score
+    return Graded(reward=reward, scores={grader.name: score}, model=grader.model)
+
+
+def no_answer(why: str) -> GradingError:
+    """Return the fault of a model that did not answer."""
+    return GradingError(why, model_grader_server_error=True, model_grader_server_error_details=why)
+
+
+def _role(message: TemplateMessage) -> Role:
+    return "system" if message.role == "developer" else message.role
+
+
 def _request(grader: ModelGrader, sample: Sample, item: Item, key: str, salt: bytes) -> ChatRequest:
     templates = [parse_template(message.text) for message in grader.input]
     nonce = nonce_of(salt, key, (sample.output_text, json.dumps(sample.as_dict(), default=str)))
@@ -65,10 +101,7 @@ def _request(grader: ModelGrader, sample: Sample, item: Item, key: str, salt: by
         return fenced(variable.text, text, nonce) if variable.root == "sample" else text
 
     asked = tuple(
-        Message(
-            role="system" if message.role == "developer" else message.role,
-            content=template.fill(sample, item, shown),
-        )
+        Message(role=_role(message), content=template.fill(sample, item, shown))
         for message, template in zip(grader.input, templates, strict=True)
     )
     how = grader.sampling_params
@@ -95,11 +128,7 @@ def _graded(grader: ModelGrader, outcome: ChatAnswer | ChatFailure) -> Graded:
     if isinstance(outcome, ChatFailure):
         if FILTERED in outcome.reason:
             return failed(GradingError(outcome.reason, model_grader_refusal_error=True))
-        details = visible(outcome.reason)
-        fault = GradingError(
-            details, model_grader_server_error=True, model_grader_server_error_details=details
-        )
-        return failed(fault)
+        return failed(no_answer(visible(outcome.reason)))
     tokens = outcome.prompt_tokens + outcome.completion_tokens
     read = _score if isinstance(grader, ScoreModel) else _label
     try:

@@ -35,6 +35,8 @@ from preftune.graders.specs import (
 from preftune.graders.templates import parse_template
 
 Engine = Callable[[Sequence[Row]], list[Graded]]
+EngineOf = Callable[[Leaf], Engine | None]
+"""Who grades in the place of what is here; None: nobody."""
 CHECKS: dict[str, Callable[[str, str], bool]] = {
     "eq": lambda text, reference: text == reference,
     "ne": lambda text, reference: text != reference,
@@ -61,6 +63,7 @@ class GraderRunner:
         *,
         client_of: ClientOf | None = None,
         sandbox: SandboxSettings | None = None,
+        engine_of: EngineOf = lambda _leaf: None,
     ) -> None:
         """Make ready what the grader needs.
 
@@ -68,6 +71,7 @@ class GraderRunner:
             grader: from `validate`.
             client_of: who asks the model of a name; needed by model graders.
             sandbox: limits of python graders.
+            engine_of: asked first, whether a grader is graded in a way of the caller's own.
 
         Raises:
             SettingsError: a model grader and no client, python graders forbidden, or no isolation.
@@ -78,7 +82,9 @@ class GraderRunner:
         self._open = ExitStack()
         with ExitStack() as until_ready:
             until_ready.callback(self.close)
-            self._engines = {name: self._engine(leaf) for name, leaf in leaves(grader).items()}
+            self._engines = {
+                name: engine_of(leaf) or self._engine(leaf) for name, leaf in leaves(grader).items()
+            }
             until_ready.pop_all()
 
     def run(self, sample: Sample, item: Item) -> GradeResult:

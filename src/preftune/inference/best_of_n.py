@@ -43,7 +43,8 @@ class Best:
     """All that was drawn for one prompt, in the order drawn; `best` is the choice.
 
     `checked`: drawn in full to see what a saving rule would have lost. `rejected` responses were
-    given up early; `extra_tokens` is what beginnings took that are no part of a kept response.
+    given up early; `extra_tokens` is what beginnings took that are no part of a kept response,
+    `drawn_tokens` how many of these are in `draws` all the same, being whole and `checked`.
     """
 
     prompt_id: str
@@ -51,6 +52,7 @@ class Best:
     checked: bool = False
     rejected: int = 0
     extra_tokens: int = 0
+    drawn_tokens: int = 0
 
     @property
     def winner(self) -> Draw | None:

@@ -111,7 +111,9 @@ def make_report(
         unfinished=sum(not draw.response.finished for draw in draws),
         failed=tuple(best.prompt_id for best in bests if best.winner is None),
         curve_prompts=len(told),
-        tokens=_sum([*(d.tokens for d in draws), *(b.extra_tokens for b in bests)]),
+        tokens=_sum(
+            [*(d.tokens for d in draws), *(b.extra_tokens - b.drawn_tokens for b in bests)]
+        ),
         rows=tuple(_rows(told)),
         saved=saved,
         notes=tuple(_notes(bests, n, saving, saved)),

@@ -1,5 +1,6 @@
 """How the scores of several reward models become one: settings, and what carries them out."""
 
+import hashlib
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from preftune.errors import SettingsError
-from preftune.settings import build, read_yaml
+from preftune.settings import build, read_yaml, write_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,6 +93,20 @@ class CombineSettings:
             given = len(getattr(self, name))
             if given not in (0, count):
                 raise SettingsError(f"{name}: {given} numbers for {count} models. Give one each.")
+
+
+def combination_name(names: str, how: CombineSettings, *, of: int) -> str:
+    """Return what a combination is called: equal names, equal scores.
+
+    Args:
+        names: of the models, with their hashes.
+        how: they combine.
+        of: how many models.
+    """
+    if how == CombineSettings() and of == 1:
+        return names
+    digest = hashlib.sha256(write_yaml(how).encode()).hexdigest()
+    return f"{how.combine}({names})@{digest[:12]}"
 
 
 def read_combination(path: Path | None) -> CombineSettings:

@@ -26,6 +26,16 @@ class Completion:
     logprobs: tuple[float, ...]
 
 
+# A server takes what is not said from the model's own generation settings.
+PLAIN = {
+    "top_k": -1,  # all
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+
 def completion_request(
     model: str, prompt: Sequence[int], s: GenerateSettings, *, seed: int, end_ids: Sequence[int]
 ) -> dict[str, Any]:
@@ -43,9 +53,7 @@ def completion_request(
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,  # for servers that do not know the line above
     }
-    if s.top_k:
-        body["top_k"] = s.top_k
-    return body
+    return body | PLAIN | ({"top_k": s.top_k} if s.top_k else {})
 
 
 def read_completion(

@@ -6,8 +6,9 @@ through transformers' attention interface: a few tokens are tried, nothing is as
 model goes through `PaddedDecoder`, unchanged.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,12 +20,24 @@ from transformers import AttentionInterface
 from preftune.engine.attention import packed_attention_forward
 from preftune.engine.core import sees_everything, tolerance
 from preftune.engine.layout import Layout, packed
+from preftune.inference.lean import Lean
 from preftune.inference.padded import PaddedDecoder, causal_model, forward_takes
 from preftune.inference.prompt_cache import Cache, Layer, buckets
 from preftune.models.tokens import TokenSequence
 
 NAME = "preftune-decoder"
-FITS: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()  # why not, by model; tried once
+PATIENCE = 4  # steps of as many rows before the weights are packed for them: it takes about two
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """What was found when a model was tried: why it is padded, and whether `Lean` is right."""
+
+    why_padded: str
+    lean: bool
+
+
+FITS: "WeakKeyDictionary[nn.Module, Fit]" = WeakKeyDictionary()  # by model; tried once
 
 
 def decoder_for(
@@ -43,7 +56,8 @@ def decoder_for(
     """
     whole = _unanswered((pad_id,) * (max(map(len, prompts)) + new_tokens))
     if sees_everything(model, model, [whole]) and not why_padded(model):
-        return PackedDecoder(model, prompts)
+        causal = causal_model(model)
+        return PackedDecoder(model, prompts, Lean(causal) if FITS[causal].lean else None)
     return PaddedDecoder(model, prompts, pad_id)
 
 
@@ -62,11 +76,12 @@ def why_padded(model: nn.Module) -> str:
     if causal is not model and getattr(model.active_peft_config, "is_prompt_learning", False):
         return "its adapter writes a prompt of its own"
     if causal not in FITS:
-        FITS[causal] = _tried(model)
-    return FITS[causal]
+        lean = not _tried(model, Lean)
+        FITS[causal] = Fit(why_padded="" if lean else _tried(model, lambda _: None), lean=lean)
+    return FITS[causal].why_padded
 
 
-def _tried(model: nn.Module) -> str:
+def _tried(model: nn.Module, way: Callable[[Any], Lean | None]) -> str:
     """Write two tokens to three rows of two prompts and return what is wrong with them."""
     causal = causal_model(model)
     if missing := {"logits_to_keep", "position_ids"} - forward_takes(model):
@@ -78,7 +93,7 @@ def _tried(model: nn.Module) -> str:
         torch.tensor([ids[6:], ids[7:9] + ids[:1], ids[2:5]]),
     )
     try:
-        decoder = PackedDecoder(model, prompts)
+        decoder = PackedDecoder(model, prompts, way(causal), patience=1)
         found = [decoder.start(), decoder.step(new[:, 0]), decoder.step(new[:, 1])]
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         return " ".join(str(error).split())[:120]
@@ -94,8 +109,19 @@ def _tried(model: nn.Module) -> str:
 class PackedDecoder:
     """Prompts read as one stream, each kept once; rows that write in step, nothing padded."""
 
-    def __init__(self, model: nn.Module, prompts: Sequence[tuple[int, ...]]) -> None:
-        self.causal = causal_model(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[tuple[int, ...]],
+        lean: Lean | None = None,
+        *,
+        patience: int = PATIENCE,
+    ) -> None:
+        """Take a model, the prompt of each row, and a quicker way through the model's layers.
+
+        After `patience` steps of as many rows the weights are packed for them.
+        """
+        self.causal, self.lean = causal_model(model), lean
         self.device = next(model.parameters()).device
         self.prompts = list(dict.fromkeys(prompts))  # equal prompts are read once
         place = {prompt: number for number, prompt in enumerate(self.prompts)}
@@ -112,6 +138,7 @@ class PackedDecoder:
         self.layers: dict[nn.Module, Layer] = {}
         self.written = -1  # tokens of each reply in the cache; -1: the prompts are being read
         self.layout: Layout | None = None
+        self.patience, self.alike = patience, 0  # steps of as many rows
 
     def start(self) -> Float[Tensor, "B V"]:
         """Read the prompts and return the logits of the first new token."""
@@ -122,12 +149,18 @@ class PackedDecoder:
 
     def step(self, token: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         """Add one token to each row and return the logits of the next."""
+        if self.lean is not None and self.alike == self.patience:
+            self.lean.pack(len(token))
+        self.alike += 1
         logits = self._forward(token[:, None], (self.lengths + self.written)[:, None], 1)[:, 0]
         self.written += 1
         return logits
 
     def keep(self, rows: Int[Tensor, " K"]) -> None:
         """Go on with these rows only, which are named in their order."""
+        self.alike = 0
+        if self.lean is not None:
+            self.lean.unpack()
         self.lengths = self.lengths[rows]
         left, begin = [], 0
         for bucket in self.buckets:
@@ -142,26 +175,25 @@ class PackedDecoder:
     def attend(
         self, module: nn.Module, query: Cache, key: Cache, value: Cache, scale: float
     ) -> Float[Tensor, "B 1 H E"]:
-        """Return the attention of one new token in each row.
-
-        Source: the two parts are joined as blocks are in Dao et al. 2022, arXiv:2205.14135.
-        """
+        """Return the attention of one new token in each row."""
         layer = self.layers[module]
         stacked = query.reshape(len(query), key.shape[1], -1, query.shape[3])
         own, own_mass = _flash(stacked, *layer.write(key, value, self.written), None, scale)
-        found, masses = [], []
+        whole = len(self.buckets) == 1
+        joined = []
         for bucket, held in zip(self.buckets, layer.prompts, strict=True):
-            part, mass = _flash(bucket.stacked(stacked[bucket.rows]), *held, bucket.bias, scale)
-            found.append(bucket.by_row(part))
-            masses.append(bucket.by_row(mass[..., None]))
-        share = torch.sigmoid(torch.cat(masses) - own_mass[..., None]).to(own.dtype)
-        joined = torch.lerp(own, torch.cat(found), share)
-        return joined.reshape(len(query), 1, query.shape[1], -1)
+            rows = ... if whole else bucket.rows
+            part, mass = _flash(bucket.stacked(stacked[rows]), *held, bucket.bias, scale)
+            joined.append(bucket.joined(own[rows], own_mass[rows], part, mass))
+        found = joined[0] if whole else torch.cat(joined)
+        return found.reshape(len(query), 1, query.shape[1], -1)
 
     def _forward(
         self, ids: Int[Tensor, "R T"], positions: Int[Tensor, "R T"], kept: Tensor | int
     ) -> Float[Tensor, "R K V"]:
         """Return the logits after the places that are kept."""
+        if self.lean is not None and self.layout is None:
+            return self.lean.logits(ids, positions, None, self.attend).float()
         # A mask of four axes is taken by transformers as ready made; this attention reads none.
         with _attention(self.causal.base_model):
             out = self.causal(

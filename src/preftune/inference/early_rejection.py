@@ -4,7 +4,6 @@ The scorer marks a beginning as if it ended there. Reward models can; a rule tha
 line cannot.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,7 @@ from preftune.errors import SettingsError
 from preftune.graders.scorer import Scorer
 from preftune.inference.backend import TransformersGenerator
 from preftune.inference.best_of_n import Best, Desk, Draw, mark_kept, scores_of, token_lengths
-from preftune.inference.stopping import check_prompts
+from preftune.inference.stopping import check_prompts, share_of
 from preftune.responses.generator import Request
 from preftune.responses.sample import plan
 from preftune.types import Prompt, Response
@@ -89,6 +88,7 @@ def best_of_n_rejecting(
         drawn = [place for place in places if place in whole]
         is_kept = [number for number, place in enumerate(drawn) if place in kept]
         extra = [p for p in places if p not in kept or not begun[p].finished]
+        twice = [p for p in extra if p in whole and begun[p].finished]
         found.append(
             Best(
                 prompt_id=id_,
@@ -96,6 +96,7 @@ def best_of_n_rejecting(
                 checked=id_ in checked,
                 rejected=n - len(is_kept),
                 extra_tokens=sum(lengths([(requests[p].prompt, begun[p]) for p in extra])),
+                drawn_tokens=sum(lengths([(requests[p].prompt, begun[p]) for p in twice])),
             )
         )
     return found
@@ -123,7 +124,7 @@ def _kept(scores: Sequence[float | None], n: int, keep_frac: float) -> frozenset
     kept: list[int] = []
     for start in range(0, len(scores), n):
         own = {p: s for p in range(start, start + n) if (s := scores[p]) is not None}
-        kept += sorted(own, key=lambda place: -own[place])[: math.ceil(keep_frac * n)]
+        kept += sorted(own, key=lambda place: -own[place])[: share_of(n, keep_frac)]
     return frozenset(kept)
 
 

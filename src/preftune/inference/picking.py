@@ -5,7 +5,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 BLOCK = 256  # words that are summed before any of them is looked at
-LIKELIEST = 1024  # words that are sorted first; most of the mass lies there
+FEW = 64  # words that are sorted first; a sure model has all but a little of its mass there
+LIKELIEST = 1024  # words that are sorted then
 
 
 def pick(
@@ -26,13 +27,18 @@ def pick(
     if temperature == 0:
         token = logits.argmax(-1)
         return token, _logprobs(logits, token).expand(2, -1)
-    probs = torch.softmax(logits if temperature == 1 else logits / temperature, -1)
+    probs = torch.softmax(logits if temperature == 1 else _cooled(logits, temperature), -1)
     if top_p == 1.0 and top_k == 0:
         token = _token_at(probs, uniforms.double())
     else:
         token = _filtered(probs, uniforms.double(), top_p, top_k)
     drawn = probs.gather(1, token[:, None])[:, 0].log()
     return token, torch.stack([drawn if temperature == 1 else _logprobs(logits, token), drawn])
+
+
+def _cooled(logits: Float[Tensor, "B V"], temperature: float) -> Float[Tensor, "B V"]:
+    """Return logits over a temperature; the likeliest stay at 0, so that no division overflows."""
+    return (logits - logits.amax(-1, keepdim=True)) / temperature
 
 
 def _logprobs(logits: Float[Tensor, "B V"], token: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -79,11 +85,12 @@ def _filtered(
     words = probs.shape[1]
     kept = min(top_k or words, words)
     total = probs.sum(-1, keepdim=True, dtype=torch.float64)
-    found, tokens = _likeliest(probs, kept if top_k else min(LIKELIEST, words))
+    for count in (kept,) if top_k else (FEW, LIKELIEST, words):
+        found, tokens = _likeliest(probs, min(count, words))
+        if count >= words or bool((found.sum(-1, keepdim=True) >= top_p * total).all()):
+            break
     if top_k:
         total = found.sum(-1, keepdim=True)
-    elif bool((found.sum(-1, keepdim=True) < top_p * total).any()):
-        found, tokens = _likeliest(probs, words)
     before = found.cumsum(-1) - found
     place, _ = _slice_at(found * (before < top_p * total), numbers)
     return tokens.gather(1, place[:, None])[:, 0]

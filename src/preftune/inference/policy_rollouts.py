@@ -20,6 +20,9 @@ class PolicyRollouts:
         """Note how many steps the weights have learnt from; they are the same tensors."""
         self.model, self.version = model, version
 
+    def close(self) -> None:
+        """Do nothing: the weights are the policy's own."""
+
     def draw(self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int]) -> list[Rollout]:
         """Return one response per prompt and seed; equal prompts are read once."""
         drawn = generate(

@@ -62,12 +62,32 @@ class Bucket:
         by_prompt = query.view(-1, self.most, heads, ratio, width).transpose(1, 2)
         return by_prompt.reshape(-1, heads, self.most * ratio, width)
 
-    def by_row(self, found: Float[Tensor, "P G q E"]) -> Float[Tensor, "b G r E"]:
-        """Return what was found for each row: the reverse of `stacked`."""
-        _, heads, queries, width = found.shape
-        apart = found.reshape(-1, heads, self.most, queries // self.most, width).transpose(1, 2)
-        rows: Tensor = apart.reshape(-1, heads, queries // self.most, width)
-        return rows if self.places is None else rows[self.places]
+    def joined(
+        self,
+        own: Float[Tensor, "b G r E"],
+        own_mass: Float[Tensor, "b G r"],
+        found: Float[Tensor, "P G q E"],
+        mass: Float[Tensor, "P G q"],
+    ) -> Float[Tensor, "b G r E"]:
+        """Return attention to a row's own tokens and to its prompt as attention to both.
+
+        Source: blocks are joined by their masses, Dao et al. 2022, arXiv:2205.14135.
+
+        Args:
+            own: what each row found among its own tokens.
+            own_mass: log of the sum of its exponentiated scores there.
+            found: what the rows found in their prompts, as `stacked` lays them.
+            mass: the same log of it.
+        """
+        theirs, mass = self._by_row(found), self._by_row(mass[..., None])
+        share = torch.sigmoid(mass - own_mass.reshape(mass.shape)).to(own.dtype)
+        return torch.lerp(own.reshape(theirs.shape), theirs, share).reshape(own.shape)
+
+    def _by_row(self, found: Float[Tensor, "P G q E"]) -> Tensor:
+        """Return a view `[P m G r E]`, or `[b G r E]` where rows do not fill all places."""
+        prompts, heads, queries, width = found.shape
+        apart = found.view(prompts, heads, self.most, queries // self.most, width).transpose(1, 2)
+        return apart if self.places is None else apart.flatten(0, 1)[self.places]
 
 
 def buckets(
@@ -137,9 +157,9 @@ class Layer:
         if self.own is None or written == self.own[0].shape[2]:
             self.own = self._roomier(0, key, written), self._roomier(1, value, written)
         keys, values = self.own
-        keys[:, :, written] = key[:, :, 0]
-        values[:, :, written] = value[:, :, 0]
-        return keys[:, :, : written + 1], values[:, :, : written + 1]
+        keys.select(2, written).copy_(key.select(2, 0))
+        values.select(2, written).copy_(value.select(2, 0))
+        return keys.narrow(2, 0, written + 1), values.narrow(2, 0, written + 1)
 
     def keep(self, rows: Int[Tensor, " K"], prompts: Sequence[Int[Tensor, " _"]]) -> None:
         """Go on with these rows, and with these prompts of each bucket that has any left."""

@@ -1,6 +1,5 @@
 """Reward models as a scorer: one or several, their scores made one."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +7,9 @@ import torch
 
 from preftune.errors import ModelError
 from preftune.graders.scorer import Answer
-from preftune.inference.combine import CombineSettings, combined
+from preftune.inference.combine import CombineSettings, combination_name, combined
 from preftune.inference.score import BATCH_SIZE, score
 from preftune.models.reward_set import RewardSet, load_reward_set
-from preftune.settings import write_yaml
 
 
 class RewardScorer:
@@ -46,10 +44,7 @@ class RewardScorer:
     def name(self) -> str:
         """The models by name and hash, and the combination: equal names, equal scores."""
         names = "+".join(member.name for member in self.rewards.members)
-        if self.how == CombineSettings() and len(self.rewards.members) == 1:
-            return names
-        digest = hashlib.sha256(write_yaml(self.how).encode()).hexdigest()
-        return f"{self.how.combine}({names})@{digest[:12]}"
+        return combination_name(names, self.how, of=len(self.rewards.members))
 
     def score(self, rows: Sequence[Answer]) -> list[float | None]:
         """Return the combined score of each response; never None.

@@ -28,3 +28,6 @@ class RolloutSource(Protocol):
 
     def draw(self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int]) -> list[Rollout]:
         """Return one response per prompt and seed, in the same order."""
+
+    def close(self) -> None:
+        """Let go of what was published."""

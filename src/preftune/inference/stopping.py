@@ -79,4 +79,9 @@ def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
 def check_prompts(ids: Sequence[str], check_frac: float, seed: int) -> Collection[str]:
     """Return the ids to draw in full: a share of them, rounded up, picked by a hash."""
     ranked = sorted(ids, key=lambda id_: row_seed(seed, id_, _CHECK_STREAM))
-    return frozenset(ranked[: math.ceil(check_frac * len(ids))])
+    return frozenset(ranked[: share_of(len(ids), check_frac)])
+
+
+def share_of(count: int, frac: float) -> int:
+    """Return a share of some things, rounded up: 7 of 100 at .07, though .07 * 100 > 7."""
+    return math.ceil(round(frac * count, 9))

@@ -2,7 +2,8 @@
 says which weights drew it, and responses of weights that are too old are refused.
 """
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from preftune.errors import DataError, ModelError, SettingsError
-from preftune.files import atomic_folder, delete_folder
+from preftune.files import atomic_folder, delete_folder, write_atomic
 from preftune.inference.completion_wire import Completion, completion_request, read_completion
 from preftune.inference.rollouts import Rollout
 from preftune.inference.token_server import Failed, Question, TokenServer
@@ -20,6 +21,7 @@ from preftune.responses.http_client import HttpSettings
 from preftune.settings import checked
 
 POLICY, VERSION = "policy-", "version-"  # names at the server, and of folders
+RUN = "run"  # file with what makes the names of a run its own: servers outlive runs
 ALREADY = "already"  # says a server that has the adapter since an attempt whose answer was cut
 
 
@@ -87,11 +89,12 @@ class UrlRollouts:
             save_adapter(model, temporary)
         self._load(version, target)
         self._newest = version
-        for found in list(self.folder.glob(f"{VERSION}*")):
-            other = found.name.removeprefix(VERSION)
-            if other.isdigit() and not 0 <= version - int(other) <= self.settings.max_staleness:
-                self._unload(int(other))
-                delete_folder(found)
+        self._drop(lambda other: not 0 <= version - other <= self.settings.max_staleness)
+
+    def close(self) -> None:
+        """Unload what is loaded; nothing is drawn any more."""
+        self._newest = None
+        self._drop(lambda _: True)
 
     def draw(self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int]) -> list[Rollout]:
         """Return one response per prompt and seed, in the same order, each with its version.
@@ -123,7 +126,7 @@ class UrlRollouts:
             )
             return self._stamped(found, prompt, newest)
 
-        name = f"{POLICY}{newest}"
+        name = self._name(newest)
         body = completion_request(name, prompt, self.drawing, seed=seed, end_ids=self.end_ids)
         return Question(path="/completions", body=body, read=read)
 
@@ -133,12 +136,12 @@ class UrlRollouts:
         Raises:
             DataError: drawn by a model that was not published, or by weights that are too old.
         """
-        number = found.model.removeprefix(POLICY)
+        number = found.model.removeprefix(self._name(""))
         if found.model == number or not (number.isascii() and number.isdigit()):
             raise DataError(f"drawn by {found.model!r}, which is no published policy")
         version = int(number)
         if version > newest:
-            raise DataError(f"drawn by {found.model!r}, which is newer than {POLICY}{newest}")
+            raise DataError(f"drawn by {found.model!r}, which is newer than {newest}")
         if newest - version > self.settings.max_staleness:
             self.refused += 1
             raise DataError(
@@ -154,7 +157,7 @@ class UrlRollouts:
         )
 
     def _load(self, version: int, folder: Path) -> None:
-        name = f"{POLICY}{version}"
+        name = self._name(version)
         body = {"lora_name": name, "lora_path": str(folder)}
         (got,) = self.server.ask([Question(path="/load_lora_adapter", body=body, read=bool)])
         if isinstance(got, Failed) and ALREADY not in got.reason:
@@ -165,8 +168,24 @@ class UrlRollouts:
 
     def _unload(self, version: int) -> None:
         """Have the server forget an adapter; one that it does not have is forgotten already."""
-        body = {"lora_name": f"{POLICY}{version}"}
+        body = {"lora_name": self._name(version)}
         self.server.ask([Question(path="/unload_lora_adapter", body=body, read=bool)])
+
+    def _drop(self, is_over: Callable[[int], bool]) -> None:
+        """Unload versions and delete their folders."""
+        for found in list(self.folder.glob(f"{VERSION}*")):
+            version = found.name.removeprefix(VERSION)
+            if version.isdigit() and is_over(int(version)):
+                self._unload(int(version))
+                delete_folder(found)
+
+    def _name(self, version: int | str) -> str:
+        """Return the name of a version at the server, which no other run gives."""
+        kept = self.folder / RUN
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(kept, secrets.token_hex(4))
+        return f"{POLICY}{kept.read_text(encoding='ascii')}-{version}"
 
 
 def _refuse_other_logprobs(draw: GenerateSettings, served: str) -> None:

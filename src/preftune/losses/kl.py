@@ -96,7 +96,9 @@ def adapted_kl_coef(
     """Return the KL coefficient for the next rollout batch: larger when KL is above its target.
 
     kl_coef * (1 + e * replies / horizon), e = kl / target - 1 held to -0.2..0.2. KL on target
-    leaves it alone; 256 replies far above a horizon of 10,000 multiply it by 1.00512.
+    leaves it alone; 256 replies of much too large a KL with a horizon of 10,000 multiply it by
+    1.00512. A batch of more replies than the horizon counts as one of so many: the coefficient
+    stays above 0.
 
     Args:
         kl_coef: the coefficient so far, > 0; 0.15 is a usual start.
@@ -113,4 +115,4 @@ def adapted_kl_coef(
     require_finite(kl=kl)
     require_positive(kl_coef=kl_coef, target=target, replies=float(replies), horizon=float(horizon))
     error = min(max(kl / target - 1, -MOST_ADAPTED), MOST_ADAPTED)
-    return kl_coef * (1 + error * replies / horizon)
+    return kl_coef * (1 + error * min(replies / horizon, 1.0))

@@ -16,10 +16,11 @@ from preftune.files import write_json
 from preftune.losses.pairwise import initial_nu, initial_theta
 from preftune.models.adapters import add_lora
 from preftune.models.chat import Chat
-from preftune.models.load import REWARD_FILE, load_backbone, max_length, read_config, save_policy
+from preftune.models.load import load_backbone, max_length, read_config, save_policy
 from preftune.models.lora import LoraSettings
 from preftune.models.reward_card import RewardCard, card_of
 from preftune.models.tokens import TokenSequence
+from preftune.wire.model_files import REWARD_FILE
 
 HEAD_FILE = "reward_head.safetensors"
 SMALLEST_STD = 1e-8

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from preftune.errors import ModelError
 from preftune.files import read_json, write_json
+from preftune.wire.model_files import REWARD_FILE
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 ADAPTER_CONFIG = "adapter_config.json"
-REWARD_FILE = "reward_model.json"  # in a reward model's folder and no other
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 

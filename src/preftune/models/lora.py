@@ -16,7 +16,7 @@ class LoraSettings:
     """A low-rank adapter. Rank 0 trains all weights instead."""
 
     lora_rank: Annotated[
-        int, Meta(ge=0, description="Rank of the adapter; 0 trains all weights.")
+        int, Meta(ge=0, le=1024, description="Rank of the adapter; 0 trains all weights.")
     ] = 0
     lora_alpha: Annotated[
         float, Meta(gt=0, description="The adapter's update is scaled by lora_alpha / lora_rank.")

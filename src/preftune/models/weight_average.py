@@ -10,10 +10,11 @@ from preftune.files import atomic_folder, read_json
 from preftune.models.adapters import load_adapters
 from preftune.models.chat import load_chat
 from preftune.models.heads import RewardModel, load_reward_model, save_reward_model
-from preftune.models.load import ADAPTER_CONFIG, REWARD_FILE, adapter_base, load_backbone, quiet
+from preftune.models.load import ADAPTER_CONFIG, adapter_base, load_backbone, quiet
 from preftune.models.reward_card import STARTED_FROM, RewardCard
 from preftune.models.reward_set import base_identity, reward_folders, short_name
 from preftune.models.same_tokens import same_tokens
+from preftune.wire.model_files import REWARD_FILE
 
 
 def average_reward_models(folders: Sequence[Path | str], out: Path | str) -> Path:

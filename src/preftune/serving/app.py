@@ -7,21 +7,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.staticfiles import StaticFiles
 
 from preftune import __version__
 from preftune.errors import PreftuneError, SettingsError
 from preftune.serving import accounts, labelling, lead
+from preftune.serving.api.limits import BodyLimit
 from preftune.serving.problems import on_http_error, on_invalid, on_our_error
 from preftune.serving.security import Guard, Shield, access_log
-from preftune.serving.settings import ServerSettings
+from preftune.serving.settings import LOOPBACK, ServerSettings
 from preftune.settings import checked
 from preftune.store import people
 from preftune.store.database import Database
@@ -44,9 +45,7 @@ def create_app(database: Database, *, settings: ServerSettings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.database, app.state.settings = database, checked(settings)
-    app.add_middleware(
-        RequestBodyLimitMiddleware, max_body_size=settings.body_limit_mib * 1024 * 1024
-    )
+    app.add_middleware(BodyLimit, max_body_size=settings.body_limit_mib * 1024 * 1024)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Shield, settings=settings)  # added last: outermost
     app.exception_handler(HTTPException)(on_http_error)
@@ -82,11 +81,39 @@ def serve(database: Database, settings: ServerSettings, *, ready: Callable[[str]
     Raises:
         SettingsError: the address is taken, or not of this machine.
     """
-    app = create_app(database, settings=settings)
+    run(create_app(database, settings=settings), settings, ready=lambda url, _: ready(url))
+
+
+def run(
+    app: FastAPI,
+    settings: ServerSettings,
+    *,
+    ready: Callable[[str, str], None],
+    leave: Callable[[Callable[[], None]], None] = lambda end: end(),
+    has_workers: bool = False,
+) -> None:
+    """Answer requests until SIGTERM or Ctrl-C, then finish those under way and return.
+
+    Args:
+        app: what answers.
+        settings: where to listen.
+        ready: hears the address for people, and the one for processes of this machine, once the
+            server listens.
+        leave: called at each signal with what ends the server, now or later.
+        has_workers: listen on loopback as well, whatever the world is offered: they come there.
+
+    Raises:
+        SettingsError: the address is taken, or not of this machine.
+    """
     _log_to(settings.access_log)
-    with _listen(settings) as listening:
-        port = listening.getsockname()[1]
+    with ExitStack() as open_:
+        sockets = [open_.enter_context(_listen(settings))]
+        port = sockets[0].getsockname()[1]
         name = f"[{settings.host}]" if ":" in settings.host else settings.host
+        local = f"http://{name}:{port}"
+        if has_workers and settings.host not in LOOPBACK:
+            sockets.append(open_.enter_context(socket.create_server((LOOPBACK[0], 0))))
+            local = f"http://{LOOPBACK[0]}:{sockets[1].getsockname()[1]}"
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -96,12 +123,14 @@ def serve(database: Database, settings: ServerSettings, *, ready: Callable[[str]
             proxy_headers=settings.tls,
             timeout_graceful_shutdown=LAST_REQUESTS_S,
         )
-        server = _Server(config, lambda: ready(settings.public_url or f"http://{name}:{port}"))
+        url = settings.public_url or f"http://{name}:{port}"
+        server = _Server(config, lambda: ready(url, local), leave)
         before = {sign: signal.signal(sign, server.stop) for sign in STOPS}
         gc.collect()
         gc.freeze()  # what is loaded now stays: going through it again stops every request
+        gc.enable()  # where a command put it off
         try:
-            server.run(sockets=[listening])
+            server.run(sockets=sockets)
         finally:
             for sign, handler in before.items():
                 signal.signal(sign, handler)
@@ -110,17 +139,27 @@ def serve(database: Database, settings: ServerSettings, *, ready: Callable[[str]
 class _Server(uvicorn.Server):
     """Says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        leave: Callable[[Callable[[], None]], None],
+    ) -> None:
         super().__init__(config)
-        self.ready = ready
+        self.ready, self.leave = ready, leave
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
+        """Listen, and say so; signals are ours, uvicorn has just taken them."""
+        for sign in STOPS:
+            signal.signal(sign, self.stop)
         await super().startup(sockets=sockets)
         self.ready()
 
     def stop(self, _signal: int, _frame: object) -> None:
-        """Take a signal before uvicorn does, and the one it raises again after it has stopped."""
+        """Take a signal in the place of uvicorn, which would end at once."""
+        self.leave(self._end)
+
+    def _end(self) -> None:
         self.should_exit = True
 
 

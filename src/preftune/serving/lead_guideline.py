@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from preftune.errors import StoreError
-from preftune.evaluation.report import differences
+from preftune.evaluation.marked import differences
 from preftune.serving.lead_cache import count_anew, counted
 from preftune.serving.lead_pages import At
 from preftune.serving.lead_payload import Done, Publish, Text

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from preftune.errors import PreftuneError, StoreError, StoreWriteError
+from preftune.serving.api.errors import error_body, invalid, is_api
 from preftune.serving.pages import render
 from preftune.text import visible_page
 
@@ -34,7 +35,8 @@ MESSAGES = {
 def wants_page(request: Request) -> bool:
     """Return whether a person is looking: a browser going to an address, no script asking."""
     accepts = request.headers.get("accept", "")
-    return request.method in ("GET", "HEAD") and "text/html" in accepts
+    looking = request.method in ("GET", "HEAD") and "text/html" in accepts
+    return looking and not is_api(request.scope["path"])
 
 
 def problem(
@@ -47,7 +49,7 @@ def problem(
 ) -> Response:
     """Return an answer that says no, with the request's id.
 
-    JSON is `{"error": {"message", "type", "code", "request"}}`.
+    JSON is `{"error": {"message", "type", "code", "request"}}`; of the API, OpenAI's object.
 
     Args:
         request: what is answered.
@@ -64,6 +66,8 @@ def problem(
         text = render("error.html.jinja", status=status, title=title, message=said, number=number)
         return Response(text, status, headers, media_type="text/html")
     kind = "server_error" if status >= 500 else "invalid_request_error"
+    if is_api(request.scope["path"]):
+        return JSONResponse(error_body(said, kind=kind, code=code or None), status, headers)
     error = {"message": said, "type": kind, "code": code or None, "request": number}
     return JSONResponse({"error": error}, status, headers)
 
@@ -80,6 +84,8 @@ async def on_http_error(request: Request, error: HTTPException) -> Response:
 
 async def on_invalid(request: Request, error: RequestValidationError) -> Response:
     """Answer a body or parameter of the wrong shape: says which, never repeats its value."""
+    if is_api(request.scope["path"]):
+        return invalid(error).answer()
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     return problem(request, 422, f"{where or 'body'}: {first['msg']}.", code="invalid")
@@ -88,9 +94,11 @@ async def on_invalid(request: Request, error: RequestValidationError) -> Respons
 async def on_our_error(request: Request, error: PreftuneError) -> Response:
     """Answer an error raised on purpose: 409 from the store, else 422, in its own words.
 
-    What a store that cannot write says goes to the log alone.
+    Under the API both are 400: its clients send again what gets 409. What a store that cannot
+    write says goes to the log alone.
     """
     if isinstance(error, StoreWriteError):
         logger.error("request %s: %s", request.state.request_id, error)
         return problem(request, 507)
-    return problem(request, 409 if isinstance(error, StoreError) else 422, str(error))
+    refused = 409 if isinstance(error, StoreError) else 422
+    return problem(request, 400 if is_api(request.scope["path"]) else refused, str(error))

@@ -17,11 +17,14 @@ from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from preftune.serving.api.errors import is_api
+from preftune.serving.meters import Meters
 from preftune.serving.problems import problem
 from preftune.serving.settings import ServerSettings
 from preftune.store.events import now
 
 SAFE = ("GET", "HEAD", "OPTIONS")
+PROBES = ("/healthz", "/readyz", "/metrics")  # asked by address, whatever name the server has
 OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
 CSRF_HEADER = "X-CSRF-Token"
 CONTENT_POLICY = "; ".join(
@@ -96,7 +99,12 @@ class Guard:
         """Yield status, code and message of each reason to refuse a request; none: it may pass.
 
         Every method but GET, HEAD and OPTIONS needs our own origin, JSON and the page's token.
+        Programs come with a key instead, which no page elsewhere knows: cookies open nothing there.
         """
+        if _for_programs(scope["path"]):
+            if _hides_something(scope):
+                yield 400, "address", "The address holds control characters."
+            return
         headers = Headers(scope=scope)
         origin = self.settings.origin(headers.get("host", ""))
         if origin is None:
@@ -153,7 +161,14 @@ class Shield:
             if not status:
                 await problem(Request(scope), 500)(scope, receive, send_with_headers)
         finally:
-            _log(scope, status, 1000 * (time.monotonic() - began))
+            took_s = time.monotonic() - began
+            _count(scope, status, took_s)
+            _log(scope, status, 1000 * took_s)
+
+
+def _for_programs(path: str) -> bool:
+    """Whether programs alone ask there: with a secret of theirs, or for what is no secret."""
+    return is_api(path) or path.startswith("/internal/") or path in PROBES
 
 
 def _from_our_page(headers: Headers, origin: str | None) -> bool:
@@ -167,6 +182,14 @@ def _from_our_page(headers: Headers, origin: str | None) -> bool:
 def _hides_something(scope: Scope) -> bool:
     address = scope["path"] + scope["query_string"].decode("latin-1")
     return not address.isprintable() or "%00" in address
+
+
+def _count(scope: Scope, status: int, took_s: float) -> None:
+    """Add a request to the figures, where the server keeps any."""
+    meters: Meters | None = getattr(scope["app"].state, "meters", None)
+    if meters is not None:
+        route: str | None = getattr(scope.get("route"), "path", None)
+        meters.saw(route, scope["method"], status, took_s)
 
 
 def _log(scope: Scope, status: int, took_ms: float) -> None:

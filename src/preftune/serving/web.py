@@ -43,15 +43,17 @@ class Nothing(Payload):
 def page(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
     """Return a page of the folder `templates`, made for whoever asks.
 
-    Beside the context, templates see `person` (None when not signed in), `path`, and `csrf`, which
-    the base template puts into a `<meta>` for `static/api.js`.
+    Beside the context, templates see `person` (None when not signed in), `path`, `has_jobs`, and
+    `csrf`, which the base template puts into a `<meta>` for `static/api.js`.
     """
     settings: ServerSettings = request.app.state.settings
     token = session_token(request.scope, settings)
     sent = token or secrets.token_urlsafe(32)  # a visitor's: stands for nobody
     person = getattr(request.state, "person", None)
     path = request.url.path
-    text = render(template, person=person, path=path, csrf=csrf_token(sent), **context)
+    told = {"person": person, "path": path, "csrf": csrf_token(sent)}
+    has_jobs = hasattr(request.app.state, "supervisor")  # `preftune serve`; `label` has none
+    text = render(template, **told, has_jobs=has_jobs, **context)
     answer = HTMLResponse(text, status)
     if not token:
         set_session(answer, settings, sent)

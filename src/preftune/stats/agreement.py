@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
 
 from preftune.errors import DataError
 from preftune.stats.bootstrap import cluster_weights, percentile_interval
@@ -210,6 +209,8 @@ def _tally(votes: Iterable[Vote], level: Level) -> _Tally:
     column = {value: index for index, value in enumerate(values)}
     row: dict[Hashable, int] = {}
     rows = [row.setdefault(unit, len(row)) for unit, _ in last]
+    from scipy import sparse  # a server that counts with `alpha_of_counts` starts without it
+
     cells = (np.ones(len(rows)), (rows, [column[value] for value in last.values()]))
     counts = sparse.csr_matrix(cells, shape=(len(row), len(values)))
     kept = np.flatnonzero(np.asarray(counts.sum(1)).ravel() >= 2)
@@ -229,6 +230,8 @@ def _tally(votes: Iterable[Vote], level: Level) -> _Tally:
 
 def _pairs(counts: Any) -> tuple[Places, Any]:
     """Return the codes of the pairs of values met, [P], and how often in each unit, [P, units]."""
+    from scipy import sparse
+
     size = np.asarray(counts.sum(1)).ravel()
     several = np.diff(counts.indptr)  # different values in each unit
     row = np.repeat(np.arange(len(size)), several)

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtri
 
 from preftune.errors import DataError
+
+QUANTILE = NormalDist().inv_cdf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +98,7 @@ def power_half_width(n: int, *, level: float = 0.95) -> float:
 def detectable_gain(n: int, *, level: float = 0.95, power: float = 0.8) -> float:
     """Return the smallest gain over ½ that `n` prompts show with this power; 200 give .099."""
     _check_counts(0, n)
-    return (z_value(level) + float(ndtri(power))) * math.sqrt(0.25 / n)
+    return (z_value(level) + QUANTILE(power)) * math.sqrt(0.25 / n)
 
 
 def non_inferiority_n(
@@ -121,7 +123,7 @@ def non_inferiority_n(
             f"non_inferiority_n: discordance {discordance}, margin {margin}. "
             "Give a share in 0..1 and a margin above 0."
         )
-    z = float(ndtri(level)) + float(ndtri(power))
+    z = QUANTILE(level) + QUANTILE(power)
     return max(1, math.ceil(z * z * discordance / margin**2))
 
 
@@ -129,7 +131,7 @@ def z_value(level: float, *, sides: int = 2) -> float:
     """Return how many standard errors reach the level: 1.960 for two-sided 95 %, 1.645 for one."""
     if not 0.0 < level < 1.0:
         raise DataError(f"level {level}. Give a number between 0 and 1, such as 0.95.")
-    return float(ndtri(1 - (1 - level) / sides))
+    return QUANTILE(1 - (1 - level) / sides)
 
 
 def _check_counts(successes: int, n: int) -> None:

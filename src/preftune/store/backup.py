@@ -1,7 +1,13 @@
-"""Copies of a store that either database can be restored from, checked byte by byte."""
+"""Copies of a store that either database can be restored from, checked byte by byte.
+
+A backup holds the rows, the datasets, the files that users uploaded or got, and the tuned models.
+What training would go on from is not in it: a job that had not ended begins anew when restored.
+"""
 
 import gzip
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,10 @@ from preftune.errors import StoreError
 from preftune.files import atomic_folder, read_json, sha256_of, write_json
 from preftune.progress import progress
 from preftune.store import events
+from preftune.store.blobs import BLOBS, path_of
 from preftune.store.database import Database, shown
+from preftune.store.job_leases import begin_anew
+from preftune.store.job_schema import blobs, tuned_models
 from preftune.store.migrate import revision
 from preftune.store.reading import Readable
 from preftune.store.schema import (
@@ -53,10 +62,7 @@ def backup(database: Readable, out: Path) -> dict[str, int]:
             for table in tables:
                 counts[table.name] = _write_table(db, table, folder / f"{table.name}.jsonl.gz")
                 advance(note=table.name)
-        for file in sorted((database.files / "datasets").glob("*.jsonl")):
-            copy = folder / "datasets" / file.name
-            copy.parent.mkdir(exist_ok=True)
-            copy.write_bytes(file.read_bytes())
+        _copy(_kept(db, database.files), database.files, folder)
         hashes = {
             str(file.relative_to(folder)): sha256_of(file)
             for file in sorted(folder.rglob("*"))
@@ -91,12 +97,46 @@ def restore(folder: Path, database: Database) -> dict[str, int]:
             f"{folder}: its tables are of version {manifest['revision']}, not {here}. "
             "Restore with the version of preftune that wrote it, then open it with this one."
         )
+    _copy(_saved(folder), folder, database.files)  # first: a row never speaks of what is not there
     counts: dict[str, int] = database.submit(lambda db: _read_tables(db, folder, manifest)).result()
-    for file in sorted((folder / "datasets").glob("*.jsonl")):
-        copy = database.files / "datasets" / file.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(file.read_bytes())
     return counts
+
+
+def _kept(db: Connection, files: Path) -> list[Path]:
+    """Return what is copied of the store's files, relative to their folder.
+
+    Raises:
+        StoreError: a row speaks of a file that is not there.
+    """
+    datasets = sorted((files / "datasets").glob("*.jsonl"))
+    owned = select(blobs.c.project_id, blobs.c.sha256).order_by(*blobs.primary_key.columns)
+    contents = [path_of(files, row.project_id, row.sha256) for row in db.execute(owned).all()]
+    live = select(tuned_models.c.folder).where(tuned_models.c.deleted_s.is_(None))
+    folders = [files / folder for folder in db.scalars(live.order_by(tuned_models.c.seq))]
+    for path in (*contents, *folders):
+        if not path.exists():
+            raise StoreError(
+                f"{path}: is missing: deleted while the backup ran, or lost. Run it again."
+            )
+    models = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [path.relative_to(files) for path in dict.fromkeys((*datasets, *contents, *models))]
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Return what a backup holds beside the tables, relative to its folder."""
+    parts = ("datasets", BLOBS, "jobs")
+    found = (file for part in parts for file in sorted((folder / part).rglob("*")))
+    return [file.relative_to(folder) for file in found if file.is_file()]
+
+
+def _copy(names: Iterable[Path], source: Path, target: Path) -> None:
+    names = list(names)
+    with progress("files", len(names)) as advance:
+        for name in names:
+            copy = target / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, copy)
+            advance()
 
 
 def _write_table(db: Connection, table: Table, path: Path) -> int:
@@ -121,6 +161,7 @@ def _read_tables(db: Connection, folder: Path, manifest: dict[str, Any]) -> dict
     db.execute(update(items).values(held=0))  # nobody has an item before them: leases are left out
     for project_id in db.scalars(select(projects.c.id)).all():
         events.verify(db, project_id)
+    begin_anew(db, now_s=time.time())
     return counts
 
 
@@ -134,6 +175,11 @@ def _fill(db: Connection, table: Table, path: Path) -> int:
         count += len(rows)
     for index in table.indexes:
         index.create(db)
+    numbers = table.autoincrement_column
+    if numbers is not None and db.dialect.name == "postgresql":  # it counts rows it gave out itself
+        counter = func.pg_get_serial_sequence(table.name, numbers.name)
+        last = select(func.coalesce(func.max(numbers), 0) + 1).scalar_subquery()
+        db.execute(select(func.setval(counter, last, False)))
     return count
 
 
@@ -159,6 +205,8 @@ def _verified(folder: Path) -> dict[str, Any]:
         named = {str(folder / name): seal for name, seal in hashes.items()}
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path}: damaged. Use another backup.") from error
+    if extra := {str(folder / name) for name in _saved(folder)} - named.keys():
+        raise StoreError(f"{min(extra)}: was not in the backup. Use another one.")
     for name, seal in named.items():
         if not Path(name).is_file() or sha256_of(Path(name)) != seal:
             raise StoreError(f"{name}: changed or missing since the backup. Use another one.")

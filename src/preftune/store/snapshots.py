@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 from sqlalchemy import Connection, bindparam, insert, select
 
 from preftune.comparisons.aggregate import pairs_from_judgments, rankings_from_judgments
-from preftune.comparisons.rater_model import RaterModel, fit_raters
 from preftune.comparisons.votes import SWAPPED
 from preftune.errors import DataError, StoreError
 from preftune.files import atomic_open, fsync_dir
@@ -35,6 +34,9 @@ from preftune.types import (
     assistant,
     content_id,
 )
+
+if TYPE_CHECKING:
+    from preftune.comparisons.rater_model import RaterModel
 
 Policy = Literal["votes", "raters"]
 KINDS = ("rows", "pairs", "ties", "identical", "ranked")  # what a manifest counts
@@ -238,6 +240,8 @@ def _write(
     dimensions = project(db, project_id).settings.dimensions
     models: dict[str, RaterModel | None] = dict.fromkeys(dimensions)
     if policy == "raters":
+        from preftune.comparisons.rater_model import fit_raters  # scipy: seconds of a start
+
         models = {d: fit_raters(holding_votes(db, project_id, d)) for d in dimensions}
     seal, counts = hashlib.sha256(), Counter(dict.fromkeys(KINDS, 0))
     raters, guidelines = set[str](), set[str]()
@@ -262,7 +266,7 @@ def _write(
 
 
 def _rows(
-    said: Judged, models: Mapping[str, RaterModel | None], counts: Counter[str]
+    said: Judged, models: Mapping[str, "RaterModel | None"], counts: Counter[str]
 ) -> Iterator[bytes]:
     """Yield the rows of one item as JSON lines, and count what became of it."""
     counts["pairs"] += len(said.rewrites)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from preftune.losses.kl import kl_k3
 from preftune.training.loss_sum import LossSum
 from preftune.training.pair_inputs import PairInputs
 
@@ -60,6 +61,7 @@ class StepFigures:
     nll_weight: float
     pairs: PairFigures
     has_reference: bool
+    drift: float = 0.0  # mean of `drift` over the pairs
 
     def metrics(self) -> dict[str, float]:
         """Return a row for `metrics.jsonl`; means over the pairs of the step, in nats."""
@@ -100,6 +102,20 @@ def policy_metrics(f: PairFigures) -> dict[str, float]:
         "chosen_logp_per_token": _mean(f.chosen_logps / f.chosen_lengths),
         "rejected_logp_per_token": _mean(f.rejected_logps / f.rejected_lengths),
     }
+
+
+@torch.no_grad()
+def drift(p: PairInputs) -> Float[Tensor, " B"]:
+    """Return k3 of each pair's responses in nats, the mean of its two; 0 where nothing has moved.
+
+    Of responses that the reference wrote it estimates KL(reference : policy) without bias; of any
+    others it still says how far their tokens have moved. It is never negative.
+    """
+    sides = [
+        kl_k3(policy_logprobs=side.reference, reference_logprobs=side.logprobs).sum(-1)
+        for side in (p.chosen, p.rejected)
+    ]
+    return (sides[0] + sides[1]) / 2
 
 
 def correlation(x: Float[Tensor, " B"], y: Float[Tensor, " B"]) -> float:

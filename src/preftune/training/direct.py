@@ -17,6 +17,7 @@ from preftune.models.fingerprint import model_fingerprint
 from preftune.models.load import load_policy, save_policy
 from preftune.settings import checked
 from preftune.training.loss_sum import LossSum, resolved
+from preftune.training.observer import Observer, introduce
 from preftune.training.pair_inputs import StepState
 from preftune.training.pair_step import backward, inputs_of
 from preftune.training.probe import Probe
@@ -25,14 +26,14 @@ from preftune.training.run import Run
 from preftune.training.running import ReferenceOf, moving_reference, remember, state_of
 from preftune.training.settings import DirectSettings
 from preftune.training.tokenise import pair_rows, read_pair_rows
+from preftune.training.validation import EVAL_BATCH, on_pairs, pair_columns
 
-EVAL_BATCH = 64  # pairs in one forward without gradient
 
-
-def train(settings: DirectSettings) -> Path:
+def train(settings: DirectSettings, *, observer: Observer | None = None) -> Path:
     """Train, or go on with an unfinished run, and return the folder of the tuned model.
 
     The reference is the model as it starts: with LoRA the same weights with the adapter off.
+    An observer measures on the pairs held out.
 
     Raises:
         HealthError: at step 0 policy and reference differ, or the loss is not a number.
@@ -46,7 +47,7 @@ def train(settings: DirectSettings) -> Path:
     loss.check_pairs(encoded.facts)
     policy = load_policy(s.model, bits=s.lora.base_bits)
     inputs = {"data": encoded.data_hash, "model": model_fingerprint(policy, chat)}
-    with Run.open(s, method="direct", inputs=inputs) as run:
+    with Run.open(s, method="direct", inputs=inputs, observer=observer) as run:
         if run.finished:
             return run.final
         rows = run.rows_that_fit(encoded, s.length, chat)
@@ -58,31 +59,33 @@ def train(settings: DirectSettings) -> Path:
         policy = policy if full else add_lora(policy, s.lora, seed=seed)
         learner = Learner.of(Masters(policy, s.engine.precision), order, s.optimizer)
         core = run.core(policy, s.engine)
-        start, held_start = None, None
+        start = held_start = None
         if loss.has_reference:
             start, held_start = references(run, core, rows, held_rows, order, s)
         prompts = (pair.prompt for pair in encoded.records)
         probe = Probe.of(policy, chat, prompts, s.probe, seed=seed, keep_reference=full)
         moving = moving_reference(learner, core, rows, start, s.moving)
+        if observer:
+            measure = on_pairs(core, held_rows, held_start, loss, learner.extra, seed=seed)
+            introduce(observer, learner, chat, policy, validate=measure, rows=len(held_rows))
         for step, numbers in run.steps(learner):
             adapter_dropout_only(policy)
             state = state_of(learner.extra, step=step, seed=seed)
             figures = backward(core, rows, numbers, moving or start, loss, state, s.engine)
             remember(learner.extra, figures.pairs, loss, state)
             metrics = figures.metrics()
-            if moving:
-                metrics |= moving.distance(figures.pairs, numbers)
+            if observer:
+                metrics |= pair_columns(figures.pairs) | {"kl": figures.drift}
+            metrics |= moving.distance(figures.pairs, numbers) if moving else {}
             run.update(learner, step=step, metrics=metrics)
             if moving:
                 moving.after(step)
             run.probe(probe, policy, step=step)
         policy.eval()
         if held_rows:
-            run.report_held_out(
-                trained_on=encoded.facts["lean"],
-                leans=held_rows.facts["lean"],
-                margins=margins(core, held_rows, held_start, loss),
-            )
+            leans, held_leans = encoded.facts["lean"], held_rows.facts["lean"]
+            found = margins(core, held_rows, held_start, loss)
+            run.report_held_out(trained_on=leans, leans=held_leans, margins=found)
         whole = learner.masters.finish()
         return run.publish(lambda folder: save_policy(whole, chat, folder))
 

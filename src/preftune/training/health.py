@@ -1,5 +1,6 @@
 """Signs of an unhealthy run, each said once, with what to try."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -193,6 +194,12 @@ class Health:
                 "Try a lower --lr or a longer --warmup-frac.",
             )
         self.norms.append(norm)
+
+
+def not_finite(learnt: Row, step: int) -> str:
+    """Return which figure of an optimiser step is no number, or an empty text."""
+    bad = [name for name, value in learnt.items() if not math.isfinite(value)]
+    return f"the {bad[0]} of step {step} is {learnt[bad[0]]}" if bad else ""
 
 
 def probe_warnings(row: Row, *, kl_alarm: float) -> Iterator[str]:

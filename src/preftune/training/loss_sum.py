@@ -1,8 +1,7 @@
 """The loss of a run: one objective or a weighted sum, with what its labels and settings say."""
 
-import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -20,6 +19,13 @@ from preftune.losses.direct import (
 from preftune.losses.tokens import wpo_weight
 from preftune.settings import build, flat
 from preftune.training.facts import Facts
+from preftune.training.loss_table import (
+    Term,
+    check_read,
+    parse_terms,
+    refuse_what_does_nothing,
+    usual,
+)
 from preftune.training.objectives import OBJECTIVES, Objective, Options
 from preftune.training.pair_inputs import PairInputs, Side, StepState
 from preftune.training.settings import DirectSettings
@@ -27,19 +33,6 @@ from preftune.training.settings import DirectSettings
 CARE_DESK_NLL = 0.2  # docs/training.md says why plain DPO comes with it
 OFFSET_PER_STRENGTH = 0.2
 REF_MIX = 0.6
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Term:
-    """One objective of a sum."""
-
-    name: str
-    weight: float
-
-    @property
-    def objective(self) -> Objective:
-        """Its entry in the table."""
-        return OBJECTIVES[self.name]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +54,7 @@ class LossSum:
             SettingsError: an unknown loss, a setting out of range, or one that nothing reads.
         """
         terms = parse_terms(s.loss)
+        refuse_what_does_nothing(terms, s)
         given_nll, offset = s.nll_weight, s.variant.offset_per_strength
         loss = cls(
             terms=terms,
@@ -70,30 +64,29 @@ class LossSum:
             offset_per_strength=OFFSET_PER_STRENGTH if offset is None else offset,
             weighting=s.variant.weighting,
         )
-        loss._refuse_what_does_nothing(s)
         loss.try_on(64)
         return loss
 
     @property
     def has_reference(self) -> bool:
         """Whether any term looks at the reference."""
-        return any(term.objective.has_reference for term in self.terms)
+        return any(term.known.has_reference for term in self.terms)
 
     @property
     def needs_whole_step(self) -> bool:
         """Whether micro-batches would change the loss."""
-        return any(term.objective.scope != "pair" for term in self.terms)
+        return any(term.known.scope != "pair" for term in self.terms)
 
     def losses(self, p: PairInputs) -> Tensor:
         """Return the loss of each pair `[B]`, before weights of pairs and the mean."""
-        return self._sum(p, [term.objective.compute(p, self.options) for term in self.terms])
+        return self._sum(p, [one.compute(p, self.options) for one in self._objectives()])
 
     def start(self, p: PairInputs) -> Tensor | None:
         """Return what `losses` must be where policy == reference, by closed forms.
 
         None when a term has no reference: then nothing is known.
         """
-        starts = [term.objective.start(p, self.options) for term in self.terms]
+        starts = [one.start(p, self.options) for one in self._objectives()]
         known = [start for start in starts if start is not None]
         return self._sum(p, known) if len(known) == len(starts) else None
 
@@ -103,9 +96,10 @@ class LossSum:
         beta times the log ratio (the log-prob where there is no reference), per token for
         objectives on averages; without a beta the log ratio itself.
         """
-        beta = self.options.beta if "beta" in self.terms[0].objective.options else 1.0
+        first = self.terms[0]
+        beta = self.options.beta if "beta" in first.known.reads else 1.0
         chosen, rejected = beta * p.chosen.logratio, beta * p.rejected.logratio
-        if self.terms[0].objective.per_token:
+        if OBJECTIVES[first.name].per_token:
             return chosen / p.chosen.lengths, rejected / p.rejected.lengths
         return chosen, rejected
 
@@ -119,8 +113,8 @@ class LossSum:
             require_not_negative(nll_weight=self.nll_weight)
             require_positive(offset_per_strength=self.offset_per_strength)
             with torch.no_grad():
-                for term in self.terms:
-                    term.objective.compute(_made_up(pairs), self.options)
+                for one in self._objectives():
+                    one.compute(_made_up(pairs), self.options)
         except ValueError as error:
             raise SettingsError(f"loss {self}: {error}") from error
 
@@ -134,12 +128,12 @@ class LossSum:
             raise SettingsError("label soft: no pair has a probability below 1. Use label hard.")
         if self.label == "offset" and not (facts["strength"] > 0).any():
             raise SettingsError("label offset: no pair has a strength above 0. Use label hard.")
-        by_turn = [term.name for term in self.terms if term.objective.by_turn]
+        by_turn = [term.name for term in self.terms if OBJECTIVES[term.name].by_turn]
         if by_turn and facts["turns"].max(initial=1) == 1:
             raise SettingsError(
                 f"loss {by_turn[0]}: every response is one turn, so it is plain DPO. Use sigmoid."
             )
-        mixed = [term.name for term in self.terms if term.objective.scope == "sorted step"]
+        mixed = [term.name for term in self.terms if term.known.scope == "sorted step"]
         if mixed and len(set(facts["weight"].tolist())) > 1:
             raise SettingsError(
                 f"loss {mixed[0]}: it sorts the step, so pairs cannot have weights of their own. "
@@ -151,6 +145,9 @@ class LossSum:
             term.name if term.weight == 1 else f"{term.weight:g}*{term.name}" for term in self.terms
         )
 
+    def _objectives(self) -> Iterator[Objective]:
+        return (OBJECTIVES[term.name] for term in self.terms)
+
     def _sum(self, p: PairInputs, values: Sequence[Tensor]) -> Tensor:
         """Return the weighted sum of what the terms give, once the labels are in it."""
         pairs = zip(self.terms, values, strict=True)
@@ -161,31 +158,13 @@ class LossSum:
         return total
 
     def _labelled(self, term: Term, value: Tensor, p: PairInputs) -> Tensor:
-        if term.objective.gives == "loss":
+        if term.known.gives == "loss":
             return value
         if self.label == "soft":
             return soft_label_loss(value, probability=p.probability)
         if self.label == "offset":
             return offset_loss(value, offset=self.offset_per_strength * p.strength)
         return logistic_loss(value)
-
-    def _refuse_what_does_nothing(self, s: DirectSettings) -> None:
-        fixed = [term.name for term in self.terms if term.objective.gives == "loss"]
-        if self.label != "hard" and fixed:
-            raise SettingsError(
-                f"label {self.label} changes nothing in loss {fixed[0]}. Use label hard, or one of "
-                f"{', '.join(_names(lambda objective: objective.gives == 'logit'))}."
-            )
-        mixed = [term.name for term in self.terms if term.objective.scope == "sorted step"]
-        if self.weighting != "none" and mixed:
-            raise SettingsError(
-                f"weighting {self.weighting} needs pairs, and loss {mixed[0]} sorts the step. "
-                "Leave it out."
-            )
-        if s.moving.ref_every and not self.has_reference:
-            raise SettingsError(
-                f"ref_every changes nothing in loss {self}: it has no reference. Leave it out."
-            )
 
 
 def resolved(s: DirectSettings) -> DirectSettings:
@@ -204,74 +183,19 @@ def resolved(s: DirectSettings) -> DirectSettings:
     return build(DirectSettings, flat(s) | values, where="settings")
 
 
-def parse_terms(text: str) -> tuple[Term, ...]:
-    """Return the terms of `name`, or of a sum such as `0.8*sigmoid + 0.2*bco_pair`.
-
-    Raises:
-        SettingsError: an unknown name (with the nearest one), a weight that is not > 0, a name
-            given twice.
-    """
-    terms = tuple(_term(part.strip()) for part in text.split("+"))
-    names = [term.name for term in terms]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise SettingsError(f"loss: {twice[0]} stands in the sum twice. Add up its weights.")
-    return terms
-
-
-def _term(text: str) -> Term:
-    head, star, tail = text.rpartition("*")
-    name = tail.strip()
-    if name not in OBJECTIVES:
-        near = difflib.get_close_matches(name, OBJECTIVES, n=1, cutoff=0.0)[0]
-        raise SettingsError(
-            f"loss: {name!r} unknown, nearest {near!r}. Known: {', '.join(OBJECTIVES)}."
-        )
-    try:
-        weight = float(head) if star else 1.0
-    except ValueError:
-        weight = math.nan
-    if not 0 < weight < math.inf:
-        raise SettingsError(f"loss: the weight of {name} is {head!r}. Write a number > 0.")
-    return Term(name=name, weight=weight)
-
-
 def _options(terms: Sequence[Term], given: dict[str, Any]) -> Options:
     """Return the value of every setting that a term reads; refuse those that none reads."""
     found: dict[str, float] = {}
     for name in (field.name for field in fields(Options)):
-        readers = [term for term in terms if name in term.objective.options]
-        if given[name] is not None and not readers:
-            all_readers = ", ".join(_names(lambda objective, name=name: name in objective.options))
-            raise SettingsError(
-                f"{name} changes nothing in loss {given['loss']}: it is read by {all_readers}. "
-                "Leave one out."
-            )
-        if readers:
-            found[name] = given[name] if given[name] is not None else _default(name, readers)
+        check_read(name, given[name], given["loss"])
+        found[name] = usual(name, terms) if given[name] is None else given[name]
     return Options(**found)
-
-
-def _default(name: str, readers: Sequence[Term]) -> float:
-    defaults = {term.objective.options[name] for term in readers}
-    value = defaults.pop()
-    if value is None or defaults:
-        flag = f"--{name.replace('_', '-')}"
-        why = "has no usual value" if value is None else "has another default in each"
-        raise SettingsError(
-            f"loss: {name} of {', '.join(t.name for t in readers)} {why}. Give {flag}."
-        )
-    return value
 
 
 def _usual_nll(terms: Sequence[Term]) -> float:
     if [term.name for term in terms] == ["sigmoid"]:
         return CARE_DESK_NLL
-    return sum(term.weight * term.objective.nll_weight for term in terms)
-
-
-def _names(wanted: Any) -> list[str]:
-    return [name for name, objective in OBJECTIVES.items() if wanted(objective)]
+    return sum(term.weight * OBJECTIVES[term.name].nll_weight for term in terms)
 
 
 def _on_policy(side: Side) -> Tensor:

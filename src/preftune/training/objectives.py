@@ -1,12 +1,11 @@
-"""Every pair objective by name: what it computes, the settings it reads, what it starts at.
+"""Every pair objective: what it computes and what it starts at; `loss_table` has what it reads.
 
 The formulas are in `preftune.losses`; each function here only picks what its loss looks at.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -72,18 +71,10 @@ class Objective:
     """One pair objective."""
 
     compute: Compute
-    options: Mapping[str, float | None]  # the settings it reads; None has no default: give it
-    gives: Literal["logit", "loss"] = "logit"  # a logit still takes what the label asks of it
     init: Init | float | None = 0.0  # what it gives where policy == reference; None: without one
     nll_weight: float = 0.0  # of the NLL term that belongs to it
     per_token: bool = False  # rewards are averages per token, not sums
-    scope: Literal["pair", "step", "sorted step"] = "pair"  # what one value depends on
     by_turn: bool = False  # with one turn per response it is `sigmoid`
-
-    @property
-    def has_reference(self) -> bool:
-        """Whether it looks at the reference at all."""
-        return self.init is not None
 
     def start(self, p: PairInputs, o: Options) -> Tensor | None:
         """Return what it gives each pair where policy == reference, None without a reference."""
@@ -314,68 +305,40 @@ def _sppo_start(_: PairInputs, o: Options) -> float:
 
 
 LOG_2 = math.log(2)
-BETA = {"beta": 0.1}
-NOISY = BETA | {"flip_rate": 0.1}
-SORTED = BETA | {"flip_rate": 0.0}
-TYPICAL = BETA | {"beta_scale": 0.6, "keep_frac": 0.8, "margin_decay": 0.9}
-
-LOGITS = {
-    "sigmoid": Objective(compute=sigmoid, options=BETA),
-    "sigmoid_norm": Objective(compute=sigmoid_norm, options={"beta": 5.0}, per_token=True),
-    "r_dpo": Objective(compute=r_dpo, options=BETA | {"length_alpha": None}, init=_r_dpo_start),
-    "dpop": Objective(compute=dpop, options={"beta": 0.3, "dpop_penalty": 50.0}),
-    "forward_kl": Objective(compute=forward_kl, options=BETA),
-    "js": Objective(compute=js, options=BETA),
-    "alpha_divergence": Objective(
-        compute=alpha_divergence, options=BETA | {"divergence_alpha": 0.5}
-    ),
-    "ld_dpo": Objective(compute=ld_dpo, options=BETA | {"ld_alpha": 0.5}),
-    "sampo": Objective(compute=sampo, options=BETA),
-    "dmpo": Objective(compute=dmpo, options=BETA | {"turn_gamma": 0.7}, by_turn=True),
-    "turn_mean": Objective(compute=turn_mean, options=BETA, by_turn=True),
-    "simpo": Objective(
-        compute=simpo, options={"beta": 2.0, "simpo_gamma": 0.5}, init=None, per_token=True
-    ),
-    "cpo": Objective(compute=cpo, options=BETA, init=None, nll_weight=1.0),
-}
-
-LOSSES = {
-    "cdpo": Objective(compute=cdpo, options=NOISY, gives="loss", init=LOG_2),
-    "robust": Objective(compute=robust, options=NOISY, gives="loss", init=LOG_2),
-    "hinge": Objective(compute=hinge, options=BETA, gives="loss", init=1.0),
-    "ipo": Objective(
-        compute=ipo, options={"tau": 0.1}, gives="loss", init=_ipo_start, per_token=True
-    ),
-    "ipo_sum": Objective(compute=ipo_sum, options={"tau": 0.1}, gives="loss", init=_ipo_start),
-    "exo": Objective(
-        compute=exo, options=BETA | {"flip_rate": 1e-3}, gives="loss", init=_exo_start
-    ),
-    "nca": Objective(compute=nca, options=BETA, gives="loss", init=2 * LOG_2),
-    "bco_pair": Objective(compute=bco_pair, options=BETA, gives="loss", init=2 * LOG_2),
-    "sppo_hard": Objective(
-        compute=sppo_hard, options={"beta": 1e-3}, gives="loss", init=_sppo_start
-    ),
-    "apo_zero": Objective(compute=apo_zero, options=BETA, gives="loss", init=1.0),
-    "apo_down": Objective(compute=apo_down, options=BETA, gives="loss", init=1.0),
-    "discopop": Objective(
-        compute=discopop, options=BETA | {"tau": 0.05}, gives="loss", init=(1 + LOG_2) / 2
-    ),
+OBJECTIVES: dict[str, Objective] = {
+    "sigmoid": Objective(compute=sigmoid),
+    "sigmoid_norm": Objective(compute=sigmoid_norm, per_token=True),
+    "r_dpo": Objective(compute=r_dpo, init=_r_dpo_start),
+    "dpop": Objective(compute=dpop),
+    "forward_kl": Objective(compute=forward_kl),
+    "js": Objective(compute=js),
+    "alpha_divergence": Objective(compute=alpha_divergence),
+    "ld_dpo": Objective(compute=ld_dpo),
+    "sampo": Objective(compute=sampo),
+    "dmpo": Objective(compute=dmpo, by_turn=True),
+    "turn_mean": Objective(compute=turn_mean, by_turn=True),
+    "simpo": Objective(compute=simpo, init=None, per_token=True),
+    "cpo": Objective(compute=cpo, init=None, nll_weight=1.0),
+    "cdpo": Objective(compute=cdpo, init=LOG_2),
+    "robust": Objective(compute=robust, init=LOG_2),
+    "hinge": Objective(compute=hinge, init=1.0),
+    "ipo": Objective(compute=ipo, init=_ipo_start, per_token=True),
+    "ipo_sum": Objective(compute=ipo_sum, init=_ipo_start),
+    "exo": Objective(compute=exo, init=_exo_start),
+    "nca": Objective(compute=nca, init=2 * LOG_2),
+    "bco_pair": Objective(compute=bco_pair, init=2 * LOG_2),
+    "sppo_hard": Objective(compute=sppo_hard, init=_sppo_start),
+    "apo_zero": Objective(compute=apo_zero, init=1.0),
+    "apo_down": Objective(compute=apo_down, init=1.0),
+    "discopop": Objective(compute=discopop, init=(1 + LOG_2) / 2),
     "orpo": Objective(
         compute=orpo,
-        options={"odds_weight": 0.1},
-        gives="loss",
         init=None,
         nll_weight=1.0,
         per_token=True,
     ),
-    "slic": Objective(compute=slic, options={"slic_delta": 1.0}, gives="loss", init=None),
-    "aot": Objective(compute=aot, options=SORTED, gives="loss", init=LOG_2, scope="sorted step"),
-    "aot_unpaired": Objective(
-        compute=aot_unpaired, options=SORTED, gives="loss", init=LOG_2, scope="sorted step"
-    ),
-    "beta_dpo": Objective(
-        compute=beta_dpo, options=TYPICAL, gives="loss", init=LOG_2, scope="step"
-    ),
+    "slic": Objective(compute=slic, init=None),
+    "aot": Objective(compute=aot, init=LOG_2),
+    "aot_unpaired": Objective(compute=aot_unpaired, init=LOG_2),
+    "beta_dpo": Objective(compute=beta_dpo, init=LOG_2),
 }
-
-OBJECTIVES: dict[str, Objective] = LOGITS | LOSSES

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from preftune.engine.logprobs import TokenLogprobs
-from preftune.errors import SettingsError
+from preftune.errors import HealthError, SettingsError
 from preftune.graders.scorer import Scorer
 from preftune.settings import checked
+from preftune.training.facts import FACTS, Said
 from preftune.training.loss_sum import LossSum
 from preftune.training.pair_step import backward
-from preftune.training.policy_run import PolicyRun, material_of
+from preftune.training.policy_run import SIGNAL_STEPS, PolicyRun, material_of
 from preftune.training.policy_settings import OnlineSettings
 from preftune.training.rollout_batch import Experience
 from preftune.training.rows import PairRow
@@ -57,15 +59,32 @@ def train(
             with run.timed("update"):
                 learnt = learn_pairs(job, pairs, loss, s, step=step)
             run.record(step, {**learnt, **metrics, "kl": kl})
+            check_pairs_come(run, step, of=job.learner.order.steps, least_gap=s.least_gap)
             job.watch_kl(kl, step=step)
         return job.publish()
+
+
+def check_pairs_come(run: Run, step: int, *, of: int, least_gap: float) -> None:
+    """Stop when the first steps have made no pair.
+
+    Raises:
+        HealthError: says what to change.
+    """
+    first = min(SIGNAL_STEPS, of)
+    if step + 1 == first and not any(row["pairs"] for row in run.metrics()):
+        raise HealthError(
+            f"{run.folder}: no pairs: in the first {first} steps no two responses to a prompt "
+            f"differ by more than least_gap {least_gap:g} in reward. Lower it, or raise --samples "
+            "or --temperature."
+        )
 
 
 def loss_of(s: OnlineSettings) -> LossSum:
     """Return the loss of the settings, one that looks at single pairs.
 
     Raises:
-        SettingsError: as `LossSum.of`; or a loss that compares all pairs of a step.
+        SettingsError: as `LossSum.of`; a loss that compares all pairs of a step; a setting that
+            changes nothing on pairs without strength, probability or turns.
     """
     direct = DirectSettings(
         model=s.model,
@@ -82,6 +101,7 @@ def loss_of(s: OnlineSettings) -> LossSum:
             f"loss {loss}: it compares all pairs of a step, and their number changes from step to "
             "step here. Use a loss on single pairs, such as sigmoid."
         )
+    loss.check_pairs(np.array([(*Said(), 0)], dtype=FACTS))
     return loss
 
 

@@ -8,7 +8,7 @@ from preftune.engine.core import Core
 from preftune.engine.layout import micro_batches, stream_length
 from preftune.engine.settings import EngineSettings
 from preftune.errors import HealthError
-from preftune.training.diagnostics import PairFigures, StepFigures
+from preftune.training.diagnostics import PairFigures, StepFigures, drift
 from preftune.training.loss_sum import LossSum
 from preftune.training.pair_inputs import PairInputs, StepState, pair_inputs
 from preftune.training.rows import PairRow
@@ -46,7 +46,7 @@ def backward(
     batch = [rows[number] for number in numbers]
     weight = sum(row.weight for row in batch)
     chosen_tokens = sum(row.chosen.own_length for row in batch)
-    preference_loss = nll = 0.0
+    preference_loss = nll = moved = 0.0
     parts = []
     for micro in micro_batches([stream_length(row.sequences) for row in batch], engine.token_limit):
         part, places = [batch[i] for i in micro], [numbers[i] for i in micro]
@@ -59,6 +59,7 @@ def backward(
         (preference_part + loss.nll_weight * nll_part).backward()
         preference_loss += preference_part.item()
         nll += nll_part.item()
+        moved += float(drift(p).sum()) if loss.has_reference else 0.0
         parts.append(PairFigures.of(p, loss))
     return StepFigures(
         preference_loss=preference_loss,
@@ -66,6 +67,7 @@ def backward(
         nll_weight=loss.nll_weight,
         pairs=PairFigures.joined(parts),
         has_reference=loss.has_reference,
+        drift=moved / len(batch),
     )
 
 

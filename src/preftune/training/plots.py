@@ -38,11 +38,10 @@ CURVES = {
 
 
 def plot_run(rows: Sequence[Mapping[str, float | int]], folder: Path) -> None:
-    """Write `curves.svg` and `curves.png` into the folder; no rows, no files."""
+    """Write `curves.svg` into the folder; no rows, no file."""
     drawn = run_figure(rows)
     if drawn is not None:
         save(drawn, folder / "curves.svg")
-        save(drawn, folder / "curves.png")
 
 
 def run_svg(rows: Sequence[Mapping[str, float | int]]) -> str:
@@ -108,7 +107,8 @@ def run_figure(rows: Sequence[Mapping[str, float | int]]) -> "Figure | None":
         return None
     columns = min(3, len(groups))
     lines = -(-len(groups) // columns)
-    drawn, axes = figure(columns=columns, rows=lines, width=3.6 * columns, height=2.6 * lines)
+    size = {"width": 3.6 * columns, "height": 2.6 * lines}
+    drawn, axes = figure(columns=columns, rows=lines, fitted=False, **size)
     steps = [row["step"] for row in rows]
     for axis, (title, names) in zip(axes, groups.items(), strict=False):
         for name, colour in zip(names, COLOURS, strict=False):
@@ -120,6 +120,7 @@ def run_figure(rows: Sequence[Mapping[str, float | int]]) -> "Figure | None":
                 label=name,
             )
         axis.set_title(title, fontsize=9, color=INK, loc="left")
+        axis.yaxis.set_major_formatter("{x:.4g}")
         if len(names) > 1:
             axis.legend(fontsize=7, frameon=False, loc="upper left")
     for axis in axes[len(groups) :]:

@@ -25,6 +25,7 @@ from preftune.models.chat import Chat, load_chat
 from preftune.models.fingerprint import model_fingerprint
 from preftune.models.load import load_policy, max_length, save_policy
 from preftune.responses.http_client import HttpSettings
+from preftune.training.observer import Observer, introduce
 from preftune.training.plots import plot_looks
 from preftune.training.policy_settings import RolloutSettings
 from preftune.training.probe import draw
@@ -37,8 +38,9 @@ from preftune.training.rollout_batch import (
     seed_of,
 )
 from preftune.training.run import Run
-from preftune.training.scorers import Asked, Settings, asked_and_scored
+from preftune.training.scorers import Asked, Settings, asked_and_scored, prompts_in
 from preftune.training.shared_rewards import SharedRewards
+from preftune.training.validation import on_prompts
 from preftune.training.watch import Watch, looks
 
 STEP_0_TOLERANCE = 1e-5  # nats a token
@@ -223,13 +225,30 @@ class PolicyRun:
         self._check_signal(batch, step)
         return batch
 
+    def observed_by(self, observer: Observer | None) -> None:
+        """Let an observer look on, if there is one: rewards of fresh responses to its prompts."""
+        if observer is None:
+            return
+        path, s = observer.validation, self.s
+        longest = max_length(self.roles.policy.config.to_dict())
+        room = longest - s.rollout.max_new_tokens if longest else None
+        asked = prompts_in(path, self.material.scorer) if path else ()
+        held = prompt_rows(asked, self.material.chat, room, where=path or s.data)
+        scorer, samples = self.material.scorer, observer.samples
+        policy, chat = self.roles.policy, self.material.chat
+        measure = on_prompts(self.source, scorer, chat, held, samples=samples, seed=s.run.seed)
+        introduce(observer, self.learner, chat, policy, validate=measure, rows=len(held))
+
     def _check_signal(self, batch: Experience, step: int) -> None:
-        """Stop when the first steps have nothing to learn from."""
+        """Stop when the first steps have nothing to learn from.
+
+        A run that goes on after some of them has not seen these, and does not judge.
+        """
         if step >= SIGNAL_STEPS:
             return
         self.first.append(batch)
-        problem = no_signal(self.first)
-        if problem and step + 1 == min(SIGNAL_STEPS, self.learner.order.steps):
+        seen_all = len(self.first) == min(SIGNAL_STEPS, self.learner.order.steps)
+        if seen_all and (problem := no_signal(self.first)):
             raise HealthError(
                 f"{self.run.folder}: no signal: {problem} in the first {len(self.first)} steps. "
                 "Look at the rewards (preftune score, preftune grade); raise --samples or "
@@ -258,6 +277,8 @@ class PolicyRun:
             )
         elif kl > limits.kl_alarm and "kl" not in self.run.health.said:
             self.run.health.said.add("kl")
+            if any(row["kl"] > limits.kl_alarm for row in self.run.metrics()[:-1]):
+                return  # said before this run was stopped and went on
             self.run.warn(
                 f"sampled KL to the reference is {kl:.2f} nats a response (alarm "
                 f"{limits.kl_alarm}). Try --kl-stop, a lower --lr or a stronger leash.",
@@ -274,4 +295,5 @@ class PolicyRun:
         plot_looks(looks(self.run), self.run.folder / "plots")
         self.learner.masters.finish()
         policy = self.roles.finish()
+        self.source.close()
         return self.run.publish(lambda folder: save_policy(policy, self.material.chat, folder))

@@ -12,6 +12,8 @@ from preftune.errors import SettingsError
 from preftune.models.lora import LoraSettings
 from preftune.training.settings import RunSettings, VariantSettings
 
+ONE_STEP = "each batch of rollouts is used for one optimiser step"
+
 KlEstimator = Literal["k1", "k2", "k3", "k3+"]
 Advantage = Literal["rloo", "grpo", "dr-grpo", "reinforce++", "reinforce++-baseline"]
 Reduction = Literal["token-mean", "sequence-mean", "sequence-sum", "dr-grpo"]
@@ -157,7 +159,7 @@ class UpdateSettings:
             raise SettingsError(f"dual_clip is {self.dual_clip}. Use a number above 1, or 0.")
         if self.updates * self.minibatches == 1:
             names = ("clip_low", "clip_high", "dual_clip", "update_kl_stop")
-            _at_default(self, names, "each batch of rollouts is used for one optimiser step")
+            _at_default(self, names, ONE_STEP)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,6 +259,8 @@ class PpoSettings:
 
     def __post_init__(self) -> None:
         _refuse_what_no_rollout_fits(self.lora, self.rollout)
+        if self.update.updates * self.update.minibatches == 1:
+            _at_default(self.value, ("value_clip",), ONE_STEP)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

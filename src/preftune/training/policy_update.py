@@ -18,6 +18,8 @@ from preftune.losses.policy_gradient import (
     dr_grpo_weights,
     dual_clip_ppo_loss,
     importance_weights,
+    log_ratio,
+    out_of_limit,
     ppo_loss,
     sequence_sum_weights,
     sequence_token_weights,
@@ -158,6 +160,11 @@ class Update:
     single: bool
     policy_learns: bool = True
     sums: Sums = field(default_factory=Sums)
+    weighed: bool = field(init=False)  # the sampler disagreed with the trainer on this batch
+
+    def __post_init__(self) -> None:
+        gap = (self.targets.old - self.batch.sampled).abs()[self.targets.mask]
+        self.weighed = gap.numel() > 0 and float(gap.mean()) > AGREEMENT
 
     def learn(
         self, run: Run, learner: Learner, plan: Sequence[Sequence[Minibatch]], *, step: int
@@ -195,9 +202,8 @@ class Update:
             losses = self._clipped(logprobs, old, cut(self.targets.advantages))
             losses = losses * self._importance(old, cut(self.batch.sampled), own)
             if self.kl_coef and self.leash.kl_in == "loss":
-                estimate = KL[self.leash.kl_estimator]
-                losses = losses + self.kl_coef * estimate(
-                    policy_logprobs=logprobs, reference_logprobs=cut(self.targets.reference)
+                losses = losses + self.kl_coef * self._pull(
+                    logprobs, cut(self.targets.reference), own
                 )
             loss = (losses * self._weights(own, tokens, sequences)).sum()
             loss.backward()
@@ -243,11 +249,19 @@ class Update:
         """Return what tokens weigh because another engine, or older weights, drew them."""
         gap = (old - sampled).abs()[own]
         self.sums.add("sampler_gap", gap.sum(), float(gap.numel()))
-        if gap.numel() == 0 or float(gap.mean()) <= AGREEMENT:
+        if not self.weighed:
             return torch.ones_like(old)
         return importance_weights(
             trainer_logprobs=old, sampler_logprobs=sampled, most=self.s.importance_cap
         )
+
+    def _pull(self, logprobs: Tensor, reference: Tensor, own: Tensor) -> Tensor:
+        """Return the KL of each token as a loss; k3, which overflows, is held like a ratio."""
+        held = out_of_limit(logprobs=logprobs.detach(), old_logprobs=reference)
+        self.sums.add("held_frac", held[own].sum(), float(own.sum()))
+        if self.leash.kl_estimator == "k3":
+            logprobs = reference + log_ratio(logprobs=logprobs, old_logprobs=reference)
+        return KL[self.leash.kl_estimator](policy_logprobs=logprobs, reference_logprobs=reference)
 
     def _measure(self, logprobs: Tensor, old: Tensor, own: Tensor, moved: Sums) -> None:
         """Add up how far this minibatch has moved from the policy that drew."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from preftune.errors import SettingsError
 from preftune.graders.scorer import Scorer
 from preftune.losses.advantages import gae, shaped_rewards, whiten
 from preftune.losses.value import explained_variance
@@ -40,6 +41,7 @@ def train(
         if run.finished:
             return run.final
         job = PolicyRun.begin(run, s, material, critic_lr_factor=s.value.value_lr_factor)
+        _refuse_endless_warmup(s.value.critic_warmup, job.learner.order.steps)
         leash = Leash.of(s.leash, job)
         for step, numbers in run.steps(job.learner):
             batch = job.experience(step, numbers)
@@ -73,6 +75,14 @@ def train(
             run.record(step, {**learnt, **batch.figures(), **moved, **foretold(targets, critic)})
             job.watch_kl(moved["kl"], step=step)
         return job.publish()
+
+
+def _refuse_endless_warmup(critic_warmup: int, steps: int) -> None:
+    if critic_warmup >= steps:
+        raise SettingsError(
+            f"critic_warmup is {critic_warmup}, and the run has {steps} steps: the policy would "
+            "never learn. Use fewer."
+        )
 
 
 def targets_of(

@@ -17,6 +17,7 @@ from preftune.losses.advantages import (
 )
 from preftune.settings import checked
 from preftune.training.leash import Leash
+from preftune.training.observer import Observer
 from preftune.training.policy_run import PolicyRun, material_of
 from preftune.training.policy_settings import RftSettings
 from preftune.training.policy_update import Targets, Update, asked, passes
@@ -25,14 +26,19 @@ from preftune.training.run import Run
 
 
 def train(
-    settings: RftSettings, *, scorer: Scorer | None = None, audit: Scorer | None = None
+    settings: RftSettings,
+    *,
+    scorer: Scorer | None = None,
+    audit: Scorer | None = None,
+    observer: Observer | None = None,
 ) -> Path:
     """Train, or go on with an unfinished run, and return the folder of the tuned model.
 
     Args:
         settings: all one can turn.
-        scorer: gives rewards, instead of the reward models or grader of the settings.
+        scorer: gives rewards, instead of the settings' reward models or grader.
         audit: gold that training never sees, instead of the settings'.
+        observer: looks on.
 
     Raises:
         HealthError: at step 0 policy and reference differ, rewards that carry no signal, or a
@@ -42,17 +48,16 @@ def train(
     s = checked(settings)
     with (
         material_of(s, scorer, audit) as material,
-        Run.open(s, method="rft", inputs=material.inputs) as run,
+        Run.open(s, method="rft", inputs=material.inputs, observer=observer) as run,
     ):
         if run.finished:
             return run.final
         job = PolicyRun.begin(run, s, material)
-        leash = Leash.of(s.leash, job)
+        job.observed_by(observer)
+        leash, seed = Leash.of(s.leash, job), s.run.seed
         for step, numbers in run.steps(job.learner):
             batch = job.experience(step, numbers)
-            plan = passes(
-                batch.rows, s.update, token_limit=s.engine.token_limit, seed=s.run.seed + step
-            )
+            plan = passes(batch.rows, s.update, token_limit=s.engine.token_limit, seed=seed + step)
             with run.timed("score"):
                 old = leash.before_update(batch, plan, step=step)
                 reference = asked(job.roles.reference_logprobs, batch, plan[0])

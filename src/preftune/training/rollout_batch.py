@@ -1,7 +1,6 @@
 """One step's worth of experience: responses of the policy, their rewards, and who thinks what."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from preftune.engine.batches import chunks
-from preftune.errors import HealthError
+from preftune.errors import DataError, HealthError
 from preftune.graders.scorer import Scorer
 from preftune.inference.rollouts import Rollout, RolloutSource
 from preftune.models.chat import Chat
@@ -19,6 +18,8 @@ from preftune.models.tokens import TokenSequence
 from preftune.text import visible
 from preftune.training.policy_settings import RewardingSettings
 from preftune.types import Message, Prompt
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,12 +122,17 @@ def scored_by(
     """Return the score of each response, checked.
 
     Raises:
-        HealthError: a score is NaN or infinite; names the scorer and the prompt.
+        HealthError: a score is NaN or beyond what fp32 holds; names the scorer and the prompt.
+        DataError: the scorer gave another number of scores.
     """
     rows = [(prompt, (response,)) for prompt, response in zip(prompts, responses, strict=True)]
     found = scorer.score(rows)
+    if len(found) != len(rows):
+        raise DataError(
+            f"{scorer.name}: {len(found)} scores for {len(rows)} responses. Return one for each."
+        )
     for prompt, response, score in zip(prompts, responses, found, strict=True):
-        if score is not None and not math.isfinite(score):
+        if score is not None and not abs(score) <= LARGEST:
             raise HealthError(
                 f"{scorer.name}: the score of a response to prompt {prompt.id} is {score} "
                 f"({visible(response.content)[:80]!r}). Mend the scorer: nothing was learnt from "

@@ -9,15 +9,13 @@ checkpoints/      verified checkpoints; the newest two are kept
 final/            the model, published whole, with a manifest of hashes
 """
 
-import fcntl
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,14 +41,13 @@ from preftune.engine.reference import (
     reference_logprobs,
 )
 from preftune.engine.settings import MOST_TOKENS, EngineSettings
-from preftune.errors import CheckpointError, HealthError, PreftuneError
+from preftune.errors import HealthError, PreftuneError
 from preftune.files import (
     append_jsonl,
     atomic_folder,
     disk_trouble_named,
     drop_torn_line,
     fsync_file,
-    make_folder,
     read_json,
     write_atomic,
     write_json,
@@ -59,23 +56,21 @@ from preftune.models.chat import Chat
 from preftune.progress import progress
 from preftune.settings import build, flat, read_yaml, write_yaml
 from preftune.training.facts import Leans
-from preftune.training.health import Health, probe_warnings
+from preftune.training.health import Health, not_finite, probe_warnings
 from preftune.training.held_out import FILE, held_out_report
 from preftune.training.logs import LOGS, cut, read_rows
+from preftune.training.observer import Observer
 from preftune.training.plots import plot_run
 from preftune.training.probe import Probe
 from preftune.training.rows import Row, TokenRows, fit_length, model_limit
+from preftune.training.run_lock import locked
 from preftune.training.same_run import decisive, hash_of, refuse_other
 from preftune.training.settings import LengthSettings, RunSettings
-from preftune.training.signals import stop_signals
+from preftune.training.signals import Stopped, stop_signals
 from preftune.training.workload import RowSizes, S, settled
 
 REFERENCE_CACHE_BYTES = 5 << 30
 UNCOUNTABLE = (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError)
-
-
-class Stopped(KeyboardInterrupt):
-    """The run was asked to stop and has saved where it is."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,7 +80,7 @@ class Run:
     folder: Path
     settings: RunSettings
     inputs: Mapping[str, str]
-    lock: IO[bytes]
+    observer: Observer | None = None
     key: Key = field(default_factory=installation_key)
     health: Health = field(default_factory=Health)
     stop_reason: str = ""
@@ -93,38 +88,34 @@ class Run:
 
     @classmethod
     @contextmanager
-    def open(cls, settings: Any, *, method: str, inputs: Mapping[str, str]) -> Iterator["Run"]:
+    def open(
+        cls,
+        settings: Any,
+        *,
+        method: str,
+        inputs: Mapping[str, str],
+        observer: Observer | None = None,
+    ) -> Iterator["Run"]:
         """Yield the run of `settings.run.out`, new or to go on, and let go of it at the end.
 
         Args:
             settings: the settings of the method; written out resolved, compared on resume.
             method: sft, reward or direct.
             inputs: hashes of all that goes in (data, model, template); compared on resume.
+            observer: looks on.
 
         Raises:
             SettingsError: the folder holds a run with other settings or inputs.
             CheckpointError: another process is at work in the folder, or its disk is full.
         """
         folder: Path = settings.run.out
-        with disk_trouble_named(folder):
-            make_folder(folder)
-            lock = (folder / "run.lock").open("wb")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise CheckpointError(
-                f"{folder}: another process is training here. Wait for it."
-            ) from error
-        try:
+        with locked(folder):
             keep_pages()
             determinism.fix(settings.run.threads)
-            run = cls(folder=folder, settings=settings.run, inputs=inputs, lock=lock)
+            run = cls(folder=folder, settings=settings.run, inputs=inputs, observer=observer)
             with disk_trouble_named(folder):
                 run._enter(settings, method=method)
                 yield run
-        finally:
-            lock.close()
 
     @property
     def finished(self) -> bool:
@@ -165,9 +156,12 @@ class Run:
                 self.spent.clear()
                 advance(note=self.health.note)
                 last = step + 1 == steps or self.ended()
-                if last or asked() or (step + 1) % self.settings.save_every == 0:
+                stopping = asked() or (self.observer is not None and self.observer.stops())
+                if self.observer:
+                    self.observer.after(step, row, last=last)
+                if last or stopping or (step + 1) % self.settings.save_every == 0:
                     self._save(step + 1, learner)
-                if asked() and not last:
+                if stopping and not last:
                     raise Stopped(
                         f"{self.folder}: stopped and saved after step {step + 1} of {steps}. "
                         "Run the same command to go on."
@@ -190,13 +184,17 @@ class Run:
         Raises:
             HealthError: the loss or the gradient is not a number; nothing was learnt from it.
         """
-        if not math.isfinite(loss):
-            raise HealthError(f"{self.folder}: the loss of step {step} is {loss}. Lower --lr.")
-        return learner.update(step)
+        learnt = {"loss": loss} if not_finite({"loss": loss}, step) else learner.update(step)
+        if problem := not_finite(learnt, step):
+            raise HealthError(f"{self.folder}: {problem}. Lower --lr.")
+        return learnt
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of a step and watch the health; once per step."""
         row = {"step": step, **metrics}
+        if self.observer:
+            with self.timed("validation"):
+                row |= self.observer.figures(step, metrics)
         append_jsonl(self.folder / "metrics.jsonl", row)
         for warning in self.health.watch(row):
             self.warn(warning, step=step)
@@ -398,3 +396,5 @@ class Run:
             origin=self._origin(),
             key=self.key,
         )
+        if self.observer:
+            self.observer.saved(step)

@@ -56,10 +56,9 @@ def asked_and_scored(s: Settings, scorer: Scorer | None, audit: Scorer | None) -
             source = s.watch.audit
             scores = is_reward_model(source)
             audit = load_scorer([source]) if scores else _grader(source, [looks], s, opened)
-        with_items = isinstance(scorer, GraderScorer)
         yield Asked(
-            prompts=_prompts(s.data, with_items=with_items),
-            watched=_prompts(looks, with_items=with_items or isinstance(audit, GraderScorer)),
+            prompts=prompts_in(s.data, scorer),
+            watched=prompts_in(looks, scorer, audit),
             scorer=scorer,
             audit=audit,
         )
@@ -95,7 +94,8 @@ def _grader(source: Path, rows: Sequence[Path], s: Settings, opened: ExitStack) 
     return GraderScorer(runner, items_of(found))
 
 
-def _prompts(path: Path, *, with_items: bool) -> Sequence[Prompt]:
-    if not with_items:
+def prompts_in(path: Path, *scorers: Scorer | None) -> Sequence[Prompt]:
+    """Return the prompts of a file; where a grader scores, it holds RFT rows."""
+    if not any(isinstance(scorer, GraderScorer) for scorer in scorers):
         return read_prompts(path)
     return list({row.prompt.id: row.prompt for row in read_rft_rows(path)}.values())

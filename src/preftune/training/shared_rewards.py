@@ -7,7 +7,7 @@ from typing import Any
 
 from preftune.errors import ModelError
 from preftune.graders.scorer import Answer
-from preftune.inference.combine import CombineSettings
+from preftune.inference.combine import CombineSettings, combination_name
 from preftune.inference.reward_scorer import RewardScorer
 from preftune.models.chat import load_chat
 from preftune.models.heads import RewardModel, load_reward_model
@@ -29,7 +29,7 @@ def share_base(folders: Sequence[str], base: str) -> bool:
 class SharedRewards:
     """Reward models on the policy's base (a `graders.scorer.Scorer`); they need `attach` first.
 
-    Scores are those that the models give on a base of their own.
+    Scores are those that the models give on a base of their own, up to rounding in bf16.
     """
 
     folders: tuple[str, ...]
@@ -40,7 +40,8 @@ class SharedRewards:
     @property
     def name(self) -> str:
         """The models by name and hash, and how they combine."""
-        return f"{self.how.combine}({'+'.join(reward_name(Path(f)) for f in self.folders)})"
+        names = "+".join(reward_name(Path(folder)) for folder in self.folders)
+        return combination_name(names, self.how, of=len(self.folders))
 
     def attach(self, policy: Any) -> None:
         """Put the reward adapters on the policy's base, beside the policy's own.

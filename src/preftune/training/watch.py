@@ -58,7 +58,19 @@ class Watch:
                 run.end_early(f"{alarm.problem}", step=step)
             elif alarm.name not in run.health.said:
                 run.health.said.add(alarm.name)
-                run.warn(str(alarm), step=step)
+                if not self._raised(alarm.name, rows[:-1]):
+                    run.warn(str(alarm), step=step)
+
+    def _raised(self, name: str, rows: Sequence[Evaluation]) -> bool:
+        """Return whether an alarm was raised at one of these looks; a run may have gone on since.
+
+        Args:
+            name: of the alarm.
+            rows: the looks so far.
+        """
+        parts = (rows[: number + 1] for number in range(len(rows)))
+        found = (alarms(part, kl_alarm=self.limits.kl_alarm) for part in parts)
+        return any(alarm.name == name for some in found for alarm in some)
 
     def measure(self, roles: Roles, *, step: int) -> Evaluation:
         """Return what fresh responses to the watched prompts show."""

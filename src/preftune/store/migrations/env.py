@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from preftune.store.schema import metadata
+from preftune.store.job_schema import jobs
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=jobs.metadata,
     render_as_batch=True,
 )
 with context.begin_transaction():

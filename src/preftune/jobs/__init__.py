@@ -1,0 +1,1 @@
+"""A worker process that runs one fine-tuning job for the server."""

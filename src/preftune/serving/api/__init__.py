@@ -1,0 +1,1 @@
+"""The OpenAI-shaped API under /v1: files, jobs, models, chat, graders."""

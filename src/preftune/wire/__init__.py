@@ -1,0 +1,1 @@
+"""Messages between processes: the server, its training workers, its generation process."""
