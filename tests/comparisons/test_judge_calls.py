@@ -109,7 +109,8 @@ import sys
 from pathlib import Path
 from preftune.comparisons.judging.panel_run import run_panel
 from preftune.comparisons.judging.run import JudgeSettings
-from preftune.responses.http_client import HttpChatClient, HttpSettings
+from preftune.responses.http_client import HttpChatClient
+from preftune.responses.remote import HttpSettings
 from tests.comparisons.judge_world import LABELS, summed
 url = sys.argv[1]
 client = HttpChatClient(HttpSettings(url=url, allow_urls=(url,), concurrency=4), "judge")

@@ -26,8 +26,9 @@ from preftune.comparisons.judging.run import JudgeSettings
 from preftune.datasets.read import read_comparisons, read_pairs
 from preftune.datasets.write import write_records
 from preftune.errors import HealthError
-from preftune.responses.http_client import HttpChatClient, HttpSettings
+from preftune.responses.http_client import HttpChatClient
 from preftune.responses.journal import Journal
+from preftune.responses.remote import HttpSettings
 from preftune.responses.spending import Bill, Ledger, Prices
 
 Cli = Callable[..., Ran]

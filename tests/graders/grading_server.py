@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from preftune.graders.model_graders import ClientOf
-from preftune.responses.http_client import HttpChatClient, HttpSettings
+from preftune.responses.http_client import HttpChatClient
+from preftune.responses.remote import HttpSettings
 
 
 @dataclass

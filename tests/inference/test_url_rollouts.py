@@ -11,7 +11,7 @@ from tests.inference.token_fakes import END, Served, adapted, serving
 from preftune.errors import ModelError, SettingsError
 from preftune.inference.generate import GenerateSettings, generate
 from preftune.inference.url_rollouts import RUN, UrlRollouts, UrlRolloutSettings
-from preftune.responses.http_client import HttpSettings
+from preftune.responses.remote import HttpSettings
 
 PROMPTS = [(3, 4, 5), (6, 7), (3, 4, 5)]
 SEEDS = [11, 12, 13]

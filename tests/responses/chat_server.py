@@ -12,7 +12,7 @@ from typing import Any
 
 Fault = Callable[[int, dict[str, Any]], str]
 PROMPT_TOKENS, COMPLETION_TOKENS = 10, 5
-UNPAID = {"429", "500", "503", "400", "401", "404", "redirect", "no-seed", "later"}
+UNPAID = {"429", "500", "503", "400", "401", "404", "redirect", "no-seed", "later", "soon"}
 
 
 def no_fault(number: int, body: dict[str, Any]) -> str:
@@ -130,9 +130,10 @@ def _answer(
         said = b'{"error": {"message": "Unknown parameter: seed"}}'
         _send(handler, 400, said) if "seed" in body else _answer(server, handler, "", body)
     elif fault in UNPAID:
-        retry = {"429": {"Retry-After": "0"}, "later": {"Retry-After": "3600"}}.get(fault, {})
+        asked = {"429": "0", "soon": "1", "later": "3600"}
+        retry = {"Retry-After": asked[fault]} if fault in asked else {}
         error = json.dumps({"error": {"message": server.error_text, "type": "x"}}).encode()
-        _send(handler, 429 if fault == "later" else int(fault), error, retry)
+        _send(handler, 429 if fault in asked else int(fault), error, retry)
     else:
         _send(handler, 200, *_odd(fault, handler, body))
 

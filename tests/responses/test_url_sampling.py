@@ -20,8 +20,8 @@ from tests.responses.chat_server import (
 from preftune.errors import DataError, SettingsError
 from preftune.records import decode, encode
 from preftune.responses.generator import GenerateSettings
-from preftune.responses.http_client import HttpSettings
 from preftune.responses.openai_generator import MissingResponsesError
+from preftune.responses.remote import HttpSettings
 from preftune.responses.spending import Prices
 from preftune.responses.url_sampling import Asked, UrlReport, sample_url
 from preftune.types import Prompt, Response, make_prompt, user

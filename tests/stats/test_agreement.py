@@ -159,7 +159,7 @@ def test_alpha_refuses_votes_it_cannot_use(
         krippendorff_alpha(votes, level=level)
 
 
-def test_alpha_of_61k_sparse_votes_takes_under_a_second() -> None:
+def test_alpha_of_61k_sparse_votes_needs_no_loop_over_pairs() -> None:
     rng = np.random.default_rng(0)
     raters = rng.integers(0, 3800, size=(12_200, 5)).tolist()
     values = rng.integers(0, 3, size=(12_200, 5)).tolist()
@@ -170,7 +170,7 @@ def test_alpha_of_61k_sparse_votes_takes_under_a_second() -> None:
     ]
     start = time.process_time()
     alpha = krippendorff_alpha(votes, level="ordinal")
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 30  # 0.2 s alone; pairs of raters one by one: minutes
     assert abs(alpha) < 0.02  # random votes agree by chance only
 
 

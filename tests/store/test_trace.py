@@ -15,7 +15,7 @@ from preftune.comparisons.rules import pair_responses
 from preftune.errors import DataError, SettingsError
 from preftune.records import decode
 from preftune.responses.generator import GenerateSettings
-from preftune.responses.http_client import HttpSettings
+from preftune.responses.remote import HttpSettings
 from preftune.responses.url_sampling import Asked, sample_url
 from preftune.store.database import Database
 from preftune.store.items import add_items, of_comparison

@@ -103,7 +103,8 @@ def _sandbox(flags: dict[str, Any]) -> "SandboxSettings":
 
 
 def _clients(server: dict[str, Any]) -> "Callable[[str], ChatClient]":
-    from preftune.responses.http_client import HttpChatClient, HttpSettings
+    from preftune.responses.http_client import HttpChatClient
+    from preftune.responses.remote import HttpSettings
     from preftune.settings import build
 
     settings = build(HttpSettings, server, where="command line")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from preftune.comparisons.judging.qualify import QualifySettings
     from preftune.comparisons.judging.run import JudgeSettings
     from preftune.responses.chat_client import ChatClient
-    from preftune.responses.http_client import HttpChatClient, HttpSettings
+    from preftune.responses.http_client import HttpChatClient
+    from preftune.responses.remote import HttpSettings
     from preftune.responses.spending import Prices
     from preftune.types import Comparison, Judgment
 
@@ -98,7 +99,7 @@ class Live:
 
     def reached(self, url: str) -> "HttpSettings":
         """Return how the server at a URL is reached."""
-        from preftune.responses.http_client import HttpSettings
+        from preftune.responses.remote import HttpSettings
         from preftune.settings import build
 
         flags = {

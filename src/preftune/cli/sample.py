@@ -199,7 +199,7 @@ def _sample_there(
     cap_usd: float | None,
 ) -> None:
     """Sample from models at a URL."""
-    from preftune.responses.http_client import HttpSettings
+    from preftune.responses.remote import HttpSettings
     from preftune.responses.url_sampling import Asked, sample_url
     from preftune.settings import build
 

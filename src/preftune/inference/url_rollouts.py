@@ -14,10 +14,10 @@ from preftune.errors import DataError, ModelError, SettingsError
 from preftune.files import atomic_folder, delete_folder, write_atomic
 from preftune.inference.completion_wire import Completion, completion_request, read_completion
 from preftune.inference.rollouts import Rollout
-from preftune.inference.token_server import Failed, Question, TokenServer
+from preftune.inference.token_server import Question, TokenServer
 from preftune.models.adapters import save_adapter
 from preftune.responses.generator import GenerateSettings
-from preftune.responses.http_client import HttpSettings
+from preftune.responses.remote import Failed, HttpSettings
 from preftune.settings import checked
 
 POLICY, VERSION = "policy-", "version-"  # names at the server, and of folders

@@ -26,6 +26,7 @@ class Trouble:
     free: bool = False  # surely not paid for
     counts: bool = True  # a sign that the server is ill
     ends_run: bool = False  # nothing else can be had either
+    at_once: bool = False  # what was asked is changed: nothing to wait for, nothing to count
     refusal: str = ""  # what a server that refused the request said
 
 

@@ -16,7 +16,7 @@ from preftune.errors import SettingsError
 from preftune.files import write_atomic
 from preftune.progress import progress
 from preftune.responses.generator import GenerateSettings, Request
-from preftune.responses.http_client import HttpChatClient, HttpSettings
+from preftune.responses.http_client import HttpChatClient
 from preftune.responses.journal import Journal
 from preftune.responses.openai_generator import (
     Answers,
@@ -24,6 +24,7 @@ from preftune.responses.openai_generator import (
     MissingResponsesError,
     OpenAIGenerator,
 )
+from preftune.responses.remote import HttpSettings
 from preftune.responses.sample import SampleReport, check_different, plan, sample
 from preftune.responses.spending import FREE, Bill, Estimate, Ledger, Prices, estimate
 from preftune.types import Prompt

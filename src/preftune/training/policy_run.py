@@ -24,7 +24,7 @@ from preftune.inference.url_rollouts import UrlRollouts, UrlRolloutSettings
 from preftune.models.chat import Chat, load_chat
 from preftune.models.fingerprint import model_fingerprint
 from preftune.models.load import load_policy, max_length, save_policy
-from preftune.responses.http_client import HttpSettings
+from preftune.responses.remote import HttpSettings
 from preftune.training.observer import Observer, introduce
 from preftune.training.plots import plot_looks
 from preftune.training.policy_settings import RolloutSettings

@@ -15,7 +15,8 @@ from preftune.graders.specs import read_grader
 from preftune.inference.combine import CombineSettings, read_combination
 from preftune.inference.reward_scorer import load_scorer
 from preftune.models.heads import is_reward_model
-from preftune.responses.http_client import HttpChatClient, HttpSettings
+from preftune.responses.http_client import HttpChatClient
+from preftune.responses.remote import HttpSettings
 from preftune.training.policy_settings import OnlineSettings, PpoSettings, RftSettings
 from preftune.training.shared_rewards import SharedRewards, share_base
 from preftune.types import Prompt
