@@ -1,4 +1,4 @@
-"""A worker that trains nothing, but keeps every rule of `wire/job.py`: `python -m … job.json`.
+"""A worker that trains nothing, but keeps every rule of `wire/job.py`.
 
 It walks through steps whose losses follow from the seed and all steps before, so that a lost,
 doubled or foreign step shows. The hyperparameters of the job steer it:
@@ -24,7 +24,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from preftune.files import append_jsonl, atomic_folder, write_json
-from preftune.wire.job import ENVIRONMENT, LOST, JobSpec
+from preftune.jobs.order import next_order
+from preftune.wire.job import LOST, JobSpec, Order
 
 DIES, FALLS_SILENT, DISK_FULL = 13, 14, 15
 STEPS_PER_EPOCH, SAVE_EVERY, BEAT_S = 10, 3, 0.1
@@ -34,9 +35,9 @@ MANIFEST = "MANIFEST.json"
 class Server:
     """Posts messages; a server that is away is asked again, for a while."""
 
-    def __init__(self, spec: JobSpec) -> None:
+    def __init__(self, spec: JobSpec, secret: str) -> None:
         self.spec, self.patience_s = spec, 20.0
-        self.secret = os.environ.pop(ENVIRONMENT)
+        self.secret = secret
         self.asked = ""
 
     def post(self, what: str, **message: Any) -> Any:
@@ -145,12 +146,12 @@ class Training:
         return "result.csv"
 
 
-def main(path: str) -> None:
+def main(order: Order) -> None:
     """Work on one job."""
     leave = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leave.set())
-    spec = msgspec.json.decode(Path(path).read_bytes(), type=JobSpec)
-    server = Server(spec)
+    spec = msgspec.json.decode(Path(order.spec).read_bytes(), type=JobSpec)
+    server = Server(spec, order.secret)
     kind = spec.hyperparameters["learning_rate_multiplier"]
     training = Training(spec, server)
     training.go_on()
@@ -200,4 +201,5 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if todo := next_order(libraries=()):
+        main(todo)

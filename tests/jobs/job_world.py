@@ -5,7 +5,6 @@ Workers are children of a fork server that has the libraries loaded already; one
 """
 
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 from tests.jobs.job_server import WORKER, JobServer
 
 from preftune.files import write_json
-from preftune.wire.job import ENVIRONMENT, SPEC_FILE, Finish, JobSpec
+from preftune.wire.job import SPEC_FILE, Finish, JobSpec, Order
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["preftune.jobs.worker", "preftune.jobs.__main__"])
@@ -60,10 +59,13 @@ def prompts() -> list[dict[str, Any]]:
 
 def child(path: Path) -> None:
     """Be a worker."""
-    from preftune.jobs.__main__ import main
+    from preftune.jobs.__main__ import carry_out
 
-    os.environ[ENVIRONMENT] = WORKER
-    sys.exit(main(path))
+    sys.exit(carry_out(order_for(path)))
+
+
+def order_for(spec: Path) -> Order:
+    return Order(spec=str(spec), log=str(spec.with_name("worker.log")), secret=WORKER)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
-from tests.jobs.job_server import WORKER
-from tests.jobs.job_world import Jobs
+from tests.jobs.job_world import Jobs, order_for
 
 from preftune.engine.checkpoint import verify
 from preftune.models.adapters import load_adapter, merge_adapter
@@ -353,10 +353,10 @@ def test_worker_runs_as_a_module_and_the_same_seed_gives_the_same_figures_and_by
     jobs = new_job(**dpo[0].given)
     folder = jobs.prepare()
     ran = subprocess.run(
-        [sys.executable, "-m", "preftune.jobs", str(folder / "job.json")],
+        [sys.executable, "-m", "preftune.jobs"],
+        input=msgspec.json.encode(order_for(folder / "job.json")).decode() + "\n",
         env={
             "PATH": "/usr/bin",
-            "PREFTUNE_WORKER_SECRET": WORKER,
             "PREFTUNE_CACHE": "off",
             "HF_HUB_OFFLINE": "1",  # as the server starts it; tokenizers write it down
         },
@@ -364,6 +364,6 @@ def test_worker_runs_as_a_module_and_the_same_seed_gives_the_same_figures_and_by
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, (folder / "worker.log").read_text()
     assert [e.data for e in jobs.server.steps()] == [e.data for e in dpo[0].server.steps()]
     assert jobs.server.ends[-1].manifest_hash == dpo[1].manifest_hash

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import expm1
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,15 +138,15 @@ class OneRow:
         return torch.stack([self.said[row[0]] for row in rows])
 
 
-def gradient(
-    minibatch: list[list[int]],
+def two_rows(
     *,
     off: float = 0.0,
     reference: float = -1.0,
     leash: LeashSettings | None = None,
     kl_coef: float = 0.0,
-) -> tuple[float, list[float], Sums]:
-    """Return loss, gradients and figures of two rows of three tokens; the sampler is off in one."""
+    settings: UpdateSettings | None = None,
+) -> tuple[Update, OneRow]:
+    """Return an update on two rows of three tokens, and its policy; the sampler is off in one."""
     logprobs = torch.full((2, 3), -1.0)
     sampled, mask = logprobs.clone(), torch.ones(2, 3, dtype=torch.bool)
     sampled[0] -= off
@@ -160,14 +161,21 @@ def gradient(
             advantages=torch.ones(2, 3),
             mask=mask,
         ),
-        s=UpdateSettings(),
+        s=settings or UpdateSettings(),
         leash=leash or LeashSettings(),
         kl_coef=kl_coef,
         longest=3,
-        single=True,
+        single=settings is None,
     )
-    loss = update.policy(minibatch, Sums())
-    return loss, roles.said.grad[:, 0].tolist(), update.sums
+    return update, roles
+
+
+def gradient(minibatch: list[list[int]], **given: Any) -> tuple[float, list[float], Sums]:
+    """Return loss, gradients and figures of a minibatch of `two_rows`."""
+    (update, policy), sums = two_rows(**given), Sums()
+    loss = update.policy(minibatch, sums)
+    assert policy.said.grad is not None
+    return loss, policy.said.grad[:, 0].tolist(), sums
 
 
 @pytest.mark.parametrize("off", [0.005, 0.018, 0.5])
@@ -185,3 +193,24 @@ def test_k3_as_a_loss_is_held_where_it_would_overflow() -> None:
     assert loss == pytest.approx(0.1 * 4.851652e8, rel=1e-3)  # e^20
     assert grads == pytest.approx([-1 / 6] * 2)  # that of the rewards alone
     assert sums.means()["held_frac"] == 1.0
+
+
+def test_a_minibatch_that_is_not_learnt_from_is_not_in_the_figures() -> None:
+    update, policy = two_rows(settings=UpdateSettings(updates=2, update_kl_stop=0.1))
+    steps: list[float] = []
+
+    class Learning:
+        """Moves the policy by a tenth of a nat after its first step, and by one after the next."""
+
+        def learn(self, learner: object, *, step: int, loss: float) -> dict[str, float]:
+            steps.append(loss)
+            with torch.no_grad():
+                policy.said.add_(0.1 if len(steps) == 1 else 1.0)
+            return {}
+
+    run: Any = Learning()
+    learner: Any = SimpleNamespace(forget_gradients=lambda: None)
+    figures = update.learn(run, learner, [[[[0]], [[1]]]] * 2, step=0)
+    assert len(steps) == figures["optimizer_steps"] == 2
+    assert figures["approx_kl"] == pytest.approx((0 + expm1(0.1) - 0.1) / 2, abs=1e-6)
+    assert figures["clip_frac"] == 0.0

@@ -1,4 +1,4 @@
-"""`python -m preftune.jobs PATH/job.json`: the process that does one attempt at a job.
+"""`python -m preftune.jobs`: the process that does one attempt at a job, once it is told which.
 
 Exit codes: 0 the last word was heard, or the job is somebody else's now; 1 an error that nobody
 foresaw, its trace on stderr; 3 nobody heard the last word.
@@ -16,9 +16,10 @@ import msgspec
 from preftune.errors import PreftuneError
 from preftune.jobs.clone import tidy
 from preftune.jobs.failures import disk_trouble, problem_of
+from preftune.jobs.order import next_order
 from preftune.jobs.reporter import Reporter, UnheardError
 from preftune.training.signals import Stopped
-from preftune.wire.job import ENVIRONMENT, Finish, JobSpec
+from preftune.wire.job import Finish, JobSpec, Order
 
 if TYPE_CHECKING:
     from preftune.jobs.looking_on import JobObserver
@@ -27,12 +28,18 @@ UNHEARD = 3
 logger = logging.getLogger("preftune.jobs")
 
 
-def main(path: Path) -> int:
+def main() -> int:
+    """Wait for an order and carry it out; return the exit code."""
+    order = next_order()
+    return 0 if order is None else carry_out(order)
+
+
+def carry_out(order: Order) -> int:
     """Do one attempt at a job, and return the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    spec = msgspec.json.decode(path.read_bytes(), type=JobSpec)
+    spec = msgspec.json.decode(Path(order.spec).read_bytes(), type=JobSpec)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    reporter = Reporter(spec=spec, secret=os.environ.pop(ENVIRONMENT))
+    reporter = Reporter(spec=spec, secret=order.secret)
     os.chdir(spec.folder)
     reporter.start()
     try:
@@ -80,4 +87,4 @@ def last_word(spec: JobSpec, reporter: Reporter) -> Finish:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

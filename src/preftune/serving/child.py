@@ -41,15 +41,27 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 class Child:
     """A process of ours, until it has ended and was asked for."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, stdin: int) -> None:
         self.pid = pid
         self._code: int | None = None
+        self._stdin = stdin
+
+    def tell(self, line: bytes) -> bool:
+        """Write a line of at most 4 KiB to its standard input and close that; False: it is gone."""
+        try:
+            os.write(self._stdin, line + b"\n")
+        except BrokenPipeError:
+            return False
+        finally:
+            self._close()
+        return True
 
     def poll(self) -> int | None:
         """Return its exit code, the negative number of the signal that ended it; None: it runs."""
         if self._code is None:
             done, status = os.waitpid(self.pid, os.WNOHANG)
-            self._code = os.waitstatus_to_exitcode(status) if done else None
+            if done:
+                self._ended(status)
         return self._code
 
     def ask_to_leave(self) -> None:
@@ -62,7 +74,16 @@ class Child:
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
             _, status = os.waitpid(self.pid, 0)
-            self._code = os.waitstatus_to_exitcode(status)
+            self._ended(status)
+
+    def _ended(self, status: int) -> None:
+        self._code = os.waitstatus_to_exitcode(status)
+        self._close()
+
+    def _close(self) -> None:
+        if self._stdin >= 0:
+            os.close(self._stdin)
+            self._stdin = -1
 
 
 def start_child(
@@ -85,18 +106,25 @@ def start_child(
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     launch = [sys.executable, "-m", __name__, str(os.getpid()), str(nice)]
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    pid = os.posix_spawn(
-        sys.executable,
-        [*launch, *module],
-        {**kept, **OFFLINE, **(environment or {})},
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-    )
-    return Child(pid)
+    theirs, ours = os.pipe()  # neither is inherited but by name
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            [*launch, *module],
+            {**kept, **OFFLINE, **(environment or {})},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, theirs, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    return Child(pid, ours)
 
 
 def started_at(pid: int) -> str:

@@ -24,24 +24,24 @@ from preftune.errors import PreftuneError
 from preftune.files import DISK_ERRORS
 from preftune.serving.api.settings import ApiSettings
 from preftune.serving.base_models import BaseModels
-from preftune.serving.child import Child, start_child
+from preftune.serving.child import Child
 from preftune.serving.job_folders import (
     LOG_FILE,
     UnusableJobError,
     WorkerRecord,
     attempt_folder,
     read_worker,
-    threads_for,
     write_spec,
     write_worker,
 )
+from preftune.serving.spare import SpareWorker
 from preftune.serving.tidying import tidy
 from preftune.store import job_leases
 from preftune.store.database import Database
 from preftune.store.job_errors import LostLeaseError
 from preftune.store.jobs import Job, any_job
 from preftune.store.sweeping import sweep
-from preftune.wire.job import ENVIRONMENT, Finish, Problem
+from preftune.wire.job import Finish, Order, Problem
 
 LOOK_S = 0.5
 STALE_S = 60.0  # how long a worker that lost its lease may take to find out
@@ -88,10 +88,10 @@ class Supervisor:
             database: open, until this has stopped.
             bases: models that jobs begin with.
             api: how many at once, and how patient to be.
-            module: that a worker runs, with the path of its `job.json`.
+            module: that a worker runs; it reads its `Order` from standard input.
         """
         self.database, self.bases, self.api = database, bases, api
-        self._module = module
+        self._spare = SpareWorker(module, api)
         self._secret = secrets.token_bytes(32)
         self._server = ""
         self._workers: list[Worker] = []
@@ -146,11 +146,13 @@ class Supervisor:
             while not self._stopping.is_set():
                 for work in (self._watch, self._follow_orphans, self._free_expired, self._fill):
                     self._carefully(work)
+                self._carefully(self._ready_spare)
                 self._carefully(self._sweep_now)
                 self._wake.wait(LOOK_S)
                 self._wake.clear()
             self._let_leave()
         finally:
+            self._spare.close()
             self._stopped()
 
     def _carefully(self, work: Callable[[], None]) -> None:
@@ -193,6 +195,7 @@ class Supervisor:
                 self._release(worker.job_id, worker.fence, _how_it_ended(code))
                 self._workers.remove(worker)
                 tidy(self.database, worker.job_id)
+                self._spare.wanted = True
                 continue
             with self.database.read() as db:
                 job = any_job(db, worker.job_id)
@@ -221,6 +224,13 @@ class Supervisor:
                 return
             self._start(job)
 
+    def _ready_spare(self) -> None:
+        """Have a process ready for the next job: after one has ended, or while others wait."""
+        if self._workers and self._spare.is_missing:
+            with self.database.read() as db:
+                self._spare.wanted |= job_leases.next_waits(db)
+        self._spare.prepare()
+
     def _start(self, job: Job) -> None:
         """Start the worker of a job that was claimed."""
         try:
@@ -228,15 +238,9 @@ class Supervisor:
                 spec = write_spec(
                     self.database, db, job, bases=self.bases, api=self.api, server=self._server
                 )
-            secret = {ENVIRONMENT: self.token(job.id)}
-            threads = {"OMP_NUM_THREADS": str(threads_for(self.api))}
-            log = spec.parent / LOG_FILE
-            child = start_child(
-                [self._module, str(spec)],
-                log=log,
-                nice=self.api.job_nice,
-                environment=secret | threads,
-            )
+            log = (spec.parent / LOG_FILE).resolve()
+            order = Order(spec=str(spec.resolve()), log=str(log), secret=self.token(job.id))
+            child = self._spare.take(order)
             self._workers.append(Worker(child=child, job_id=job.id, fence=job.fence))
             write_worker(spec.parent, child.pid)
         except UnusableJobError as error:

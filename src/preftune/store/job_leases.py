@@ -6,7 +6,7 @@ the worker is refused and has changed nothing. Attempts count only where they br
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, case, exists, func, select, update
 
 from preftune.store.clock import lease_ended, lease_now, owner_here
 from preftune.store.job_errors import LostLeaseError
@@ -238,6 +238,13 @@ def expired(db: Connection) -> list[Job]:
     gone = lease_ended(db, jobs.c.lease_owner, jobs.c.lease_until)
     query = select(jobs).where(jobs.c.lease_owner != "", gone).order_by(jobs.c.seq)
     return [as_job(row) for row in db.execute(query).all()]
+
+
+def next_waits(db: Connection) -> bool:
+    """Return whether a job waits while all that workers have are training already."""
+    starting = exists().where(jobs.c.lease_owner != "", jobs.c.state.in_(WAITING))
+    waiting = exists().where(jobs.c.lease_owner == "", jobs.c.state.in_(WAITING))
+    return bool(db.scalar(select(waiting & ~starting)))
 
 
 def held(db: Connection) -> list[Job]:

@@ -79,6 +79,12 @@ class Sums:
         self.totals[name] = self.totals.get(name, 0.0) + float(values.detach())
         self.counts[name] = self.counts.get(name, 0.0) + count
 
+    def include(self, other: "Sums") -> None:
+        """Add all that another has added up."""
+        for name, total in other.totals.items():
+            self.totals[name] = self.totals.get(name, 0.0) + total
+            self.counts[name] = self.counts.get(name, 0.0) + other.counts[name]
+
     def means(self) -> dict[str, float]:
         """Return every sum over its count."""
         return {name: total / max(self.counts[name], 1.0) for name, total in self.totals.items()}
@@ -178,6 +184,7 @@ class Update:
             if self.s.update_kl_stop and moved.means().get("approx_kl", 0) > self.s.update_kl_stop:
                 learner.forget_gradients()
                 break
+            self.sums.include(moved)
             if self.critic is not None:
                 loss += self.value(minibatch, self.critic)
             learnt = run.learn(learner, step=step, loss=loss)
@@ -185,8 +192,11 @@ class Update:
         means = self.sums.means()
         return {"loss": means.get("policy_loss", 0.0), **means, **learnt, "optimizer_steps": made}
 
-    def policy(self, minibatch: Minibatch, moved: Sums) -> float:
-        """Leave the policy's gradient of a minibatch; return its loss, of the whole minibatch."""
+    def policy(self, minibatch: Minibatch, sums: Sums) -> float:
+        """Leave the policy's gradient of a minibatch; return its loss, of the whole minibatch.
+
+        Its figures are added to `sums`, also how far it has moved from the policy that drew.
+        """
         places = places_of([number for micro in minibatch for number in micro], self.batch)
         mask = self.targets.mask[places]
         tokens, sequences = int(mask.sum()), int(mask.any(-1).sum())
@@ -200,16 +210,16 @@ class Update:
             if self.single:
                 old = logprobs.detach()
             losses = self._clipped(logprobs, old, cut(self.targets.advantages))
-            losses = losses * self._importance(old, cut(self.batch.sampled), own)
+            losses = losses * self._importance(old, cut(self.batch.sampled), own, sums)
             if self.kl_coef and self.leash.kl_in == "loss":
                 losses = losses + self.kl_coef * self._pull(
-                    logprobs, cut(self.targets.reference), own
+                    logprobs, cut(self.targets.reference), own, sums
                 )
             loss = (losses * self._weights(own, tokens, sequences)).sum()
             loss.backward()
             total += loss.item()
-            self._measure(logprobs.detach(), old, own, moved)
-        self.sums.add("policy_loss", torch.tensor(total), 1.0)
+            self._measure(logprobs.detach(), old, own, sums)
+        sums.add("policy_loss", torch.tensor(total), 1.0)
         return total
 
     def value(self, minibatch: Minibatch, critic: CriticTargets) -> float:
@@ -245,37 +255,35 @@ class Update:
             return dual_clip_ppo_loss(**given, dual_clip=self.s.dual_clip)
         return ppo_loss(**given)
 
-    def _importance(self, old: Tensor, sampled: Tensor, own: Tensor) -> Tensor:
+    def _importance(self, old: Tensor, sampled: Tensor, own: Tensor, sums: Sums) -> Tensor:
         """Return what tokens weigh because another engine, or older weights, drew them."""
         gap = (old - sampled).abs()[own]
-        self.sums.add("sampler_gap", gap.sum(), float(gap.numel()))
+        sums.add("sampler_gap", gap.sum(), float(gap.numel()))
         if not self.weighed:
             return torch.ones_like(old)
         return importance_weights(
             trainer_logprobs=old, sampler_logprobs=sampled, most=self.s.importance_cap
         )
 
-    def _pull(self, logprobs: Tensor, reference: Tensor, own: Tensor) -> Tensor:
+    def _pull(self, logprobs: Tensor, reference: Tensor, own: Tensor, sums: Sums) -> Tensor:
         """Return the KL of each token as a loss; k3, which overflows, is held like a ratio."""
         held = out_of_limit(logprobs=logprobs.detach(), old_logprobs=reference)
-        self.sums.add("held_frac", held[own].sum(), float(own.sum()))
+        sums.add("held_frac", held[own].sum(), float(own.sum()))
         if self.leash.kl_estimator == "k3":
             logprobs = reference + log_ratio(logprobs=logprobs, old_logprobs=reference)
         return KL[self.leash.kl_estimator](policy_logprobs=logprobs, reference_logprobs=reference)
 
-    def _measure(self, logprobs: Tensor, old: Tensor, own: Tensor, moved: Sums) -> None:
+    def _measure(self, logprobs: Tensor, old: Tensor, own: Tensor, sums: Sums) -> None:
         """Add up how far this minibatch has moved from the policy that drew."""
         count = float(own.sum())
-        moves = approx_kl(logprobs=logprobs, old_logprobs=old)[own].sum()
-        for sums in (self.sums, moved):
-            sums.add("approx_kl", moves, count)
+        sums.add("approx_kl", approx_kl(logprobs=logprobs, old_logprobs=old)[own].sum(), count)
         past = clipped(
             logprobs=logprobs,
             old_logprobs=old,
             clip_low=self.s.clip_low,
             clip_high=self.s.clip_high,
         )
-        self.sums.add("clip_frac", past[own].sum(), count)
+        sums.add("clip_frac", past[own].sum(), count)
 
     def _weights(self, mask: Tensor, tokens: int, sequences: int) -> Tensor:
         match self.s.reduction:

@@ -1,16 +1,15 @@
 """What the server and a training worker say to each other.
 
-The worker is started with a `JobSpec` in a file and a token in its environment. It speaks HTTP to
-the server's `/internal/jobs/{job_id}/…`, one POST a message; every message carries the fence of
-its lease. Where the fence is no longer current the server answers 410, and the worker leaves
-without another word.
+A worker process reads an `Order`, one line of JSON, from its standard input; it may have waited for
+it with its libraries loaded. It speaks HTTP to the server's `/internal/jobs/{job_id}/…`, one POST
+a message; every message carries the fence of its lease. Where the fence is no longer current the
+server answers 410, and the worker leaves without another word.
 """
 
 from typing import Any, Literal
 
 from msgspec import Struct
 
-ENVIRONMENT = "PREFTUNE_WORKER_SECRET"  # of the worker alone; never on a command line
 SPEC_FILE = "job.json"
 LEASE_S, BEAT_S = 20.0, 5.0
 LOST = 410  # HTTP status: somebody else has the job now
@@ -18,6 +17,14 @@ LOST = 410  # HTTP status: somebody else has the job now
 Asked = Literal["", "pause", "cancel"]
 Outcome = Literal["succeeded", "failed", "paused", "cancelled", "stopped"]
 """How a worker ends: "stopped" is SIGTERM, after which the job waits to go on."""
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What a worker process is to do; paths are absolute."""
+
+    spec: str  # file of the `JobSpec`
+    log: str  # file that its output goes to from now on
+    secret: str  # shows that it is the worker of this job; never on a command line
 
 
 class JobSpec(Struct, frozen=True, kw_only=True):

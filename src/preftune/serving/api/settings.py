@@ -34,6 +34,10 @@ class ApiSettings:
         int,
         Meta(ge=1, description="Jobs of a project that may wait; more are refused until one ends."),
     ] = 100
+    spare_worker: Annotated[
+        bool,
+        Meta(description="Keep a process with its libraries loaded ready for the next job."),
+    ] = True
     job_threads: Annotated[
         int, Meta(ge=0, description="Processor threads of each job; 0: all but one.")
     ] = 0
