@@ -63,6 +63,14 @@ def test_a_problem_names_example_message_and_line(tmp_path: Path) -> None:
             {"non_preferred_output": [{"role": "tool", "content": "x", "tool_call_id": "1"}]},
             "non_preferred_output does not end in an assistant turn",
         ),
+        (
+            {"preferred_output": [{**GOOD, "weight": 0}]},
+            "every assistant message of preferred_output has weight 0",
+        ),
+        (
+            {"non_preferred_output": [{**BAD, "weight": 0}]},
+            "every assistant message of non_preferred_output has weight 0",
+        ),
         ({"input": {"messages": [{"role": "usr", "content": "a"}]}}, "role 'usr'"),
         ({"input": {"prompt": "a"}}, "field 'messages' is missing"),
         ({"input": "a"}, "input is text, not an object"),
@@ -90,7 +98,11 @@ def test_many_turns_and_tools_are_fine(tmp_path: Path) -> None:
     }
     row = {
         "input": {"messages": [USER, GOOD, USER], "tools": [{"type": "function"}]},
-        "preferred_output": [call, {"role": "tool", "tool_call_id": "1", "content": "7"}, GOOD],
+        "preferred_output": [
+            {**call, "weight": 0},
+            {"role": "tool", "tool_call_id": "1", "content": "7"},
+            GOOD,
+        ],
         "non_preferred_output": [BAD],
     }
     assert check(tmp_path, "dpo", row).problems == ()

@@ -183,12 +183,20 @@ def test_the_verdict_of_the_gate_is_shown_rule_by_rule(at: Jobs, hand: Hand) -> 
     assert now["progress"]["done"] == now["progress"]["total"] == STEPS
 
 
+def test_a_job_is_cancelled_while_it_is_about_to_pause(at: Jobs, hand: Hand) -> None:
+    job = f"/jobs/{hand.job.id}"
+    assert at.post(f"{job}/pause")["message"] == "The job pauses after its next checkpoint."
+    assert at.post(f"{job}/cancel")["message"] == "The job is cancelled."
+    gone = at.get(f"{job}/now")["progress"]
+    assert (gone["words"], gone["may"]) == ("cancelled", [])
+
+
 def test_buttons_do_what_they_say(at: Jobs, hand: Hand) -> None:
     job = f"/jobs/{hand.job.id}"
     assert at.get(f"{job}/now")["progress"]["may"] == ["pause", "cancel"]
     at.post(f"{job}/pause")
     waiting = at.get(f"{job}/now")["progress"]
-    assert (waiting["words"], waiting["may"]) == ("pausing after a checkpoint", [])
+    assert (waiting["words"], waiting["may"]) == ("pausing after a checkpoint", ["cancel"])
     hand.finish(10, "paused")
     assert at.get(f"{job}/now")["progress"]["may"] == ["resume", "cancel"]
     at.post(f"{job}/resume")

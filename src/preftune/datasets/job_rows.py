@@ -6,7 +6,7 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -153,15 +153,28 @@ def _fatal(row: Scanned, method: Method, found: str) -> Iterator[Problem]:
     if record is not None and not isinstance(record, _WANTED[method]):
         what = f"this is one of {KIND_NAMES[type(record)]}, and the job's method is {method}"
         yield Problem(kind="mismatch", what=what, fix=_wanted(method))
-    if isinstance(record, PreferencePair) and found == OPENAI:
+    if isinstance(record, PreferencePair):
         for name, messages in (("chosen", record.chosen), ("rejected", record.rejected)):
-            yield from _outputs(_OUTPUTS[name], messages)
+            shown = _OUTPUTS[name] if found == OPENAI else name
+            if found == OPENAI:
+                yield from _outputs(shown, messages)
+            if any(_speaks(message) for message in messages) and not _weighs(messages):
+                what = f"every assistant message of {shown} has weight 0"
+                fix = "Give one of them the weight 1, or leave the row out."
+                yield Problem(kind="nothing_to_learn", what=what, fix=fix)
 
 
 def _teaches(record: Demonstration) -> bool:
     """Whether any message is trained on; a row without an assistant's is refused elsewhere."""
-    messages = (*record.prompt.messages, *record.response)
-    return any(message.role == "assistant" and message.weight for message in messages)
+    return _weighs((*record.prompt.messages, *record.response))
+
+
+def _speaks(message: Message) -> bool:
+    return message.role == "assistant"
+
+
+def _weighs(messages: Iterable[Message]) -> bool:
+    return any(_speaks(message) and message.weight for message in messages)
 
 
 def _outputs(name: str, messages: tuple[Message, ...]) -> Iterator[Problem]:

@@ -153,7 +153,7 @@ def ask_of_job(at: At, job_id: JobId, wish: Wish, _: Nothing) -> Done:
     then = at.database.write(lambda db: ask(db, at.project_id, job_id, wish, now_s=time.time()))
     supervisor: Supervisor = at.request.app.state.supervisor
     supervisor.wake()
-    return Done(message=HEARD[then.asked or then.state])
+    return Done(message=HEARD[then.state if then.state in HEARD else then.asked])
 
 
 @router.get("/runs", include_in_schema=False)

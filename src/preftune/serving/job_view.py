@@ -122,7 +122,7 @@ def progress_of(job: Job, *, step: int, now_s: float) -> Progress:
         total=total,
         how_far=f"step {done:,} of {total:,}" if total else "",
         left=_left(job, now_s),
-        may=() if job.asked else MAY.get(job.state, ()),
+        may=tuple(wish for wish in MAY.get(job.state, ()) if not (job.asked and wish == "pause")),
     )
 
 
