@@ -201,5 +201,5 @@ def main(order: Order) -> None:
 
 
 if __name__ == "__main__":
-    if todo := next_order(libraries=()):
+    if todo := next_order():
         main(todo)

@@ -1,5 +1,6 @@
 """What is looked at before a job is made: graders' models, losses, rows, the queue."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,20 @@ def test_a_grader_that_asks_a_model_of_this_server_is_taken(
 ) -> None:
     job = world.create(training_file=world.prompts, method=reinforcement(grader))
     assert job["status"] == "queued"
+
+
+@pytest.mark.parametrize("grader", [GRADER, multi(a=GRADER)])
+def test_a_misspelt_name_of_an_item_is_told_when_the_job_is_made(
+    world: World, grader: dict[str, Any]
+) -> None:
+    text = json.dumps(grader).replace("item.", "item.x")
+    status, error = world.refused(
+        training_file=world.prompts, method=reinforcement(json.loads(text))
+    )
+    assert (status, error["param"]) == (400, OWN)
+    assert "no row of" in error["message"]
+    assert "item.x" in error["message"]
+    assert world.create(training_file=world.prompts, method=reinforcement(grader))["id"]
 
 
 def test_a_reward_model_cannot_be_tuned(world: World) -> None:

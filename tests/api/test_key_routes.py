@@ -51,6 +51,7 @@ def test_a_revoked_key_is_gone(api: Api) -> None:
         {"scopes": ["files:raed"]},
         {"scopes": []},
         {"expires_at": 1},
+        {"expires_at": 253_402_300_800},  # the year 10000
         {"requests_per_minute": 0},
         {"name": " "},
     ],

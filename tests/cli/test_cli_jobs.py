@@ -139,6 +139,8 @@ def test_files_are_uploaded_used_and_deleted(run_cli: Callable[..., Ran], rows: 
     [
         (["--hyper", "n_epoch=2"], "n_epochs"),
         (["--hyper", "n_epochs"], "Write it as NAME=VALUE"),
+        (["--hyper", "learning_rate_multiplier=NaN"], "learning_rate_multiplier=NaN"),
+        (["--hyper", "n_epochs=Infinity"], "n_epochs=Infinity"),
         (["--validation-file", "none.jsonl"], "none.jsonl: no such file"),
         (["--extra", "lora_rnk=2"], "lora_rank"),
     ],
@@ -157,6 +159,16 @@ def test_without_a_key_or_a_server_the_way_out_is_said(run_cli: Callable[..., Ra
     assert "preftune serve" in away.err
     wrong = run_cli("jobs", "list", "--url", "example.org")
     assert (wrong.code, "no address" in wrong.err) == (2, True)
+    odd = run_cli("jobs", "list", "--url", "http://[::1/v1")
+    assert (odd.code, "no address" in odd.err) == (2, True)
     os.environ["PREFTUNE_API_KEY"] = ""
     keyless = run_cli("jobs", "list")
     assert (keyless.code, "PREFTUNE_API_KEY: is not set" in keyless.err) == (2, True)
+
+
+@pytest.mark.parametrize("file_id", ["../models/tiny", "..", ""])
+def test_what_is_no_id_of_a_file_deletes_nothing_else(
+    run_cli: Callable[..., Ran], file_id: str
+) -> None:
+    ran = run_cli("files", "delete", file_id)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)

@@ -56,11 +56,23 @@ def test_a_key_is_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
 def test_what_cannot_be_says_why(run: Run) -> None:
     for arguments, said in (
         (("make", "a", "--scope", "everything"), "scope 'everything' is not known"),
+        (("make", "a", "--per-minute", "0"), "Allow 1 to 1,000,000"),
+        (("make", "a", "--per-minute", "1" + "0" * 22), "Allow 1 to 1,000,000"),
+        (("make", "a", "--days", "4000000"), "after the year 9999"),
+        (("make", "a", "--days", "inf"), "after the year 9999"),
+        (("make", "a", "--days", "nan"), "after the year 9999"),
         (("revoke", "key-0"), "key key-0: is not there"),
     ):
         ran = run(*arguments)
         assert ran.exit_code != 0
         assert said in str(ran.exception or "")
+
+
+def test_a_store_that_is_not_there_is_not_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "preftune.db").unlink()
+    for arguments in (("make", "a"), ("list",), ("revoke", "key-0")):
+        assert "no such store" in str(run(*arguments).exception)
+    assert not (tmp_path / "preftune.db").exists()
 
 
 def test_a_store_that_a_server_has_open_says_so(run: Run, tmp_path: Path) -> None:

@@ -57,11 +57,14 @@ def prompts() -> list[dict[str, Any]]:
     return [{"messages": ask(c, t), "word": "you"} for c in COLOURS for t in THINGS]
 
 
-def child(path: Path) -> None:
-    """Be a worker."""
+def child(path: Path, waits_for: Path | None = None) -> None:
+    """Be a worker; its libraries are there when a file is."""
     from preftune.jobs.__main__ import carry_out
 
-    sys.exit(carry_out(order_for(path)))
+    def ready() -> None:
+        until(lambda: waits_for is None or waits_for.exists(), what="the libraries")
+
+    sys.exit(carry_out(order_for(path), ready=ready))
 
 
 def order_for(spec: Path) -> Order:
@@ -112,10 +115,10 @@ class Jobs:
         write_json(folder / SPEC_FILE, spec)
         return folder
 
-    def begin(self, **changes: Any) -> BaseProcess:
+    def begin(self, *, waits_for: Path | None = None, **changes: Any) -> BaseProcess:
         """Start an attempt."""
         folder = self.prepare(**changes)
-        self.last = CONTEXT.Process(target=child, args=(folder / SPEC_FILE,))
+        self.last = CONTEXT.Process(target=child, args=(folder / SPEC_FILE, waits_for))
         self.last.start()
         return self.last
 

@@ -204,3 +204,15 @@ def test_r06_a_full_disk_pauses_the_job_and_says_so_and_with_room_it_goes_on(
     ballast.unlink()
     jobs.next_attempt().join(60)
     same_story(jobs, quiet["dpo"])
+
+
+def test_the_server_hears_of_a_worker_before_its_libraries_are_there(
+    new_job: NewJob, tmp_path: Path
+) -> None:
+    jobs, there = new_job(method="dpo", **GIVEN["dpo"]), tmp_path / "libraries"
+    worker = jobs.begin(waits_for=there)
+    until(lambda: "beat" in [what for what, _ in jobs.server.told], what="a beat")
+    assert not jobs.server.starts
+    there.touch()
+    worker.join(60)
+    assert jobs.server.ends[-1].outcome == "succeeded"

@@ -47,6 +47,17 @@ class Moment:
         return [event for event in self.events if event["type"] == "metrics"]
 
 
+def one(name: str) -> str:
+    """Return an id as the one part of a path that it is, whatever stands in it.
+
+    Raises:
+        DataError: a name that no part of a path can have.
+    """
+    if name in ("", ".", ".."):
+        raise DataError(f"{name!r}: no id. Give one as the lists show it.")
+    return quote(name, safe="")
+
+
 class Api:
     """A server that speaks OpenAI's API, asked with the key of the environment."""
 
@@ -62,7 +73,7 @@ class Api:
         """
         if not os.environ.get(KEY):
             raise SettingsError(f"{KEY}: is not set. Export the key that `preftune serve` printed.")
-        if not url.startswith(("http://", "https://")):
+        if not _is_address(url):
             raise SettingsError(f"{visible(url)}: no address. Give one like http://host:8000/v1.")
         self.url, self.patience_s = url.rstrip("/"), patience_s
         bearer = {"Authorization": f"Bearer {Secret(os.environ[KEY]).reveal()}"}
@@ -114,7 +125,7 @@ class Api:
 
     def download(self, file_id: str, path: Path) -> int:
         """Write the content of a file, and return its bytes."""
-        content = self._send("GET", f"/files/{file_id}/content", again=True).content
+        content = self._send("GET", f"/files/{one(file_id)}/content", again=True).content
         with atomic_open(path) as file:
             file.write(content)
         return len(content)
@@ -130,7 +141,7 @@ class Api:
         """Yield a job again and again until it has ended or is paused; a restart is waited out."""
         last = ""
         while True:
-            path = f"/fine_tuning/jobs/{quote(job_id, safe='')}"
+            path = f"/fine_tuning/jobs/{one(job_id)}"
             job = self.get(path)
             events = []
             for event in self.all(f"{path}/events"):
@@ -166,6 +177,13 @@ class Api:
         if not isinstance(found, dict):
             raise ServerError(f"{self.url}: answers something else. Is /v1 in the address?")
         return found
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return httpx2.URL(url).scheme in ("http", "https") and bool(httpx2.URL(url).host)
+    except httpx2.InvalidURL:
+        return False
 
 
 def _refusal(answer: httpx2.Response) -> str:

@@ -1,5 +1,6 @@
 """`preftune grade`: give answers a score with a grader, or check a grader."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,7 +82,7 @@ def grade_command(
         raise SettingsError("command line: give FILE and --out, or --validate.")
     _refuse_unused(context, bool(url))
     limits: dict[str, Any] = {"allow_python": python, "deadline_s": deadline, "workers": workers}
-    limits |= {"memory_bytes": int(memory_gb * 2**30), "libraries": libraries}
+    limits |= {"memory_bytes": _bytes(memory_gb), "libraries": libraries}
     server: dict[str, Any] = {"url": url, "allow_urls": allow_url or [], "key_env": key_env}
     server |= {"key_file": key_file, "concurrency": concurrency, "timeout_s": timeout}
     _grade(checked, (file, out, items), _sandbox(limits), _clients(server) if url else None)
@@ -93,6 +94,12 @@ def _refuse_unused(context: typer.Context, has_url: bool) -> None:
         if source is not None and source.name == "COMMANDLINE":
             flag = f"--{name.replace('_', '-')}"
             raise SettingsError(f"command line: {flag} without --url. Give both or neither.")
+
+
+def _bytes(memory_gb: float) -> int:
+    if not math.isfinite(memory_gb):
+        raise SettingsError(f"command line: --memory-gb {memory_gb}. Give a finite number of GiB.")
+    return int(memory_gb * 2**30)
 
 
 def _sandbox(flags: dict[str, Any]) -> "SandboxSettings":

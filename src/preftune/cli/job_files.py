@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -63,8 +62,8 @@ def delete_command(
 
     Example: preftune files delete file-1f0c
     """
-    from preftune.cli.api_client import Api
+    from preftune.cli.api_client import Api, one
 
     api = Api(url)
     for file_id in ids:
-        typer.echo(f"{api.delete(f'/files/{quote(file_id)}')['id']} is deleted")
+        typer.echo(f"{api.delete(f'/files/{one(file_id)}')['id']} is deleted")

@@ -4,7 +4,6 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
@@ -191,7 +190,9 @@ def _ask(url: str, job_id: str, what: str = "") -> dict[str, Any]:
 
 
 def _path(job_id: str) -> str:
-    return f"{JOBS}/{quote(job_id, safe='')}"
+    from preftune.cli.api_client import one
+
+    return f"{JOBS}/{one(job_id)}"
 
 
 def _follow(url: str, job_id: str) -> int:
@@ -226,10 +227,17 @@ def _values(flag: str, given: list[str] | None) -> dict[str, Any]:
     """Return NAME=VALUE pairs, values as JSON where they are some and as text where not."""
     import json
 
+    from preftune.errors import SettingsError
+
+    def refuse(constant: str) -> None:
+        raise SettingsError(f"{flag} {name}={constant}: not a number of JSON. Give a finite one.")
+
     found: dict[str, Any] = {}
     for name, text in _pairs(flag, given).items():
         try:
-            found[name] = json.loads(text)
+            found[name] = json.loads(text, parse_constant=refuse)
+        except SettingsError:
+            raise
         except ValueError:
             found[name] = text
     return found

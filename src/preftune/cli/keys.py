@@ -1,6 +1,7 @@
 """`preftune keys`: keys of the API, straight in a store that no server has open."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,8 @@ from preftune.text import visible
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from preftune.store.database import Database
 
 Store = Annotated[str, typer.Option(help="SQLite file, or postgresql://user@host/name.")]
 Project = Annotated[str, typer.Option(help="Project that the key opens.")]
@@ -36,7 +39,9 @@ def make_command(
     days: Annotated[
         float | None, typer.Option(help="How long it holds; ever, unless given.")
     ] = None,
-    per_minute: Annotated[int | None, typer.Option(help="Requests it may send a minute.")] = None,
+    per_minute: Annotated[
+        int | None, typer.Option(help="Requests it may send a minute; 6000 unless given.")
+    ] = None,
     store: Store = STORE,
     project: Project = PROJECT,
 ) -> None:
@@ -47,7 +52,6 @@ def make_command(
     import time
 
     from preftune.store import api_keys
-    from preftune.store.database import Database
 
     now_s = time.time()
 
@@ -59,12 +63,14 @@ def make_command(
             scopes=scope or (api_keys.ALL,),
             by="command line",
             expires_s=None if days is None else now_s + days * DAY_S,
-            requests_per_minute=per_minute or api_keys.REQUESTS_PER_MINUTE,
+            requests_per_minute=(
+                api_keys.REQUESTS_PER_MINUTE if per_minute is None else per_minute
+            ),
             now_s=now_s,
         )
         return secret
 
-    with Database(store) as database:
+    with _opened(store) as database:
         typer.echo(database.write(make))
 
 
@@ -75,9 +81,8 @@ def list_command(store: Store = STORE, project: Project = PROJECT) -> None:
     Example: preftune keys list --project "Care desk"
     """
     from preftune.store import api_keys
-    from preftune.store.database import Database
 
-    with Database(store) as database, database.read() as db:
+    with _opened(store) as database, database.read() as db:
         found = api_keys.keys_of(db, _project(db, project))
     for key in found:
         typer.echo(f"{key.id}  {visible(key.name)}")
@@ -99,14 +104,23 @@ def revoke_command(
     import time
 
     from preftune.store import api_keys
-    from preftune.store.database import Database
 
     def end(db: "Connection") -> None:
         api_keys.revoke(db, _project(db, project), key_id, now_s=time.time())
 
-    with Database(store) as database:
+    with _opened(store) as database:
         database.write(end)
     typer.echo(f"{visible(key_id)} opens nothing now")
+
+
+def _opened(store: str) -> "Database":
+    """Return a store that is there; `preftune serve` makes new ones."""
+    from preftune.errors import StoreError
+    from preftune.store.database import Database
+
+    if "://" not in store and not Path(store).is_file():
+        raise StoreError(f"{visible(store)}: no such store. Give the one of the server: --store.")
+    return Database(store)
 
 
 def _project(db: "Connection", name: str) -> str:

@@ -172,18 +172,14 @@ def _sample_here(
         raise SettingsError(
             "command line: give one MODEL or more (or --url), and --name only with one."
         )
-    from preftune.inference.backend import TransformersGenerator, load_generator
+    from preftune.inference.backend import load_generator
     from preftune.responses.sample import sample
 
     loaded = [
         load_generator(model, draws[0], name=name, trust_remote_code=trust_remote_code)
         for model in models
     ]
-    generators = [
-        TransformersGenerator(one.model, one.chat, draw, one.name)
-        for one in loaded
-        for draw in draws
-    ]
+    generators = [one.drawing(draw) for one in loaded for draw in draws]
     block = 4 * draws[0].batch_size
     _print_sampled(sample(prompts, generators, n=job.n, seed=job.seed, out=job.out, block=block))
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import msgspec
 from preftune.errors import PreftuneError
 from preftune.jobs.clone import tidy
 from preftune.jobs.failures import disk_trouble, problem_of
-from preftune.jobs.order import next_order
+from preftune.jobs.order import loading, next_order
 from preftune.jobs.reporter import Reporter, UnheardError
 from preftune.training.signals import Stopped
 from preftune.wire.job import Finish, JobSpec, Order
@@ -30,12 +31,22 @@ logger = logging.getLogger("preftune.jobs")
 
 def main() -> int:
     """Wait for an order and carry it out; return the exit code."""
+    libraries = loading()
     order = next_order()
-    return 0 if order is None else carry_out(order)
+    code = 0 if order is None else carry_out(order, ready=libraries.join)
+    if libraries.is_alive():  # no interpreter ends well in the middle of an import
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
-def carry_out(order: Order) -> int:
-    """Do one attempt at a job, and return the exit code."""
+def carry_out(order: Order, *, ready: Callable[[], None] = lambda: None) -> int:
+    """Do one attempt at a job, and return the exit code.
+
+    Args:
+        order: which one.
+        ready: returns when the libraries are there; called once the server hears of this worker.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     spec = msgspec.json.decode(Path(order.spec).read_bytes(), type=JobSpec)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -43,7 +54,7 @@ def carry_out(order: Order) -> int:
     os.chdir(spec.folder)
     reporter.start()
     try:
-        word = last_word(spec, reporter)
+        word = last_word(spec, reporter, ready)
         reporter.last_word(word)
         if word.outcome in ("succeeded", "failed"):
             tidy()
@@ -56,7 +67,7 @@ def carry_out(order: Order) -> int:
     return 0
 
 
-def last_word(spec: JobSpec, reporter: Reporter) -> Finish:
+def last_word(spec: JobSpec, reporter: Reporter, ready: Callable[[], None]) -> Finish:
     """Do the job, and return what the server must hear of its end.
 
     Raises:
@@ -65,7 +76,8 @@ def last_word(spec: JobSpec, reporter: Reporter) -> Finish:
     observers: list[JobObserver] = []
     saved = reporter.standing
     try:
-        from preftune.jobs.worker import run_job  # torch: while the first beat is under way
+        ready()
+        from preftune.jobs.worker import run_job
 
         return run_job(spec, reporter, observers)
     except KeyboardInterrupt as stop:

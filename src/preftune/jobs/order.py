@@ -1,9 +1,9 @@
-"""What a worker process is to do, from its standard input; the libraries are loaded meanwhile."""
+"""What a worker process is to do, from its standard input, and its libraries meanwhile."""
 
 import os
 import select
 import sys
-from collections.abc import Sequence
+import threading
 from importlib import import_module
 
 import msgspec
@@ -14,18 +14,27 @@ LIBRARIES = ("preftune.jobs.worker", "peft", "transformers.models.auto.modeling_
 UNWANTED_S = 900.0  # a worker that waits longer than this leaves and gives its memory back
 
 
-def next_order(libraries: Sequence[str] = LIBRARIES) -> Order | None:
+def loading() -> threading.Thread:
+    """Start to import what every job needs: seconds, of which a small job mostly consists.
+
+    Join the thread before anything of it is imported elsewhere. The worker beats meanwhile, so
+    that on a busy machine nobody takes it for dead.
+    """
+    thread = threading.Thread(target=_import_all, name="libraries", daemon=True)
+    thread.start()
+    return thread
+
+
+def _import_all() -> None:
+    for name in LIBRARIES:
+        import_module(name)
+
+
+def next_order() -> Order | None:
     """Return the order, once there is one; None: nobody wants this worker any more.
 
     Output goes to the log that the order names, and standard input is empty from then on.
-
-    Args:
-        libraries: modules to import if there is none yet: seconds, of which the start of a small
-            job mostly consists.
     """
-    if not _can_read(0.0):
-        for name in libraries:
-            import_module(name)
     line = sys.stdin.buffer.readline() if _can_read(UNWANTED_S) else b""
     if not line:
         return None

@@ -7,6 +7,9 @@ from typing import Any, cast
 
 from preftune.datasets.job_rows import RowsReport, check_rows
 from preftune.files import disk_trouble_named, read_json, write_atomic
+from preftune.graders.item_names import names_problem
+from preftune.graders.rft_rows import read_rft_rows
+from preftune.graders.specs import validate
 from preftune.jobs.auto import parameters_in, resolve
 from preftune.jobs.clone import MODELS, NOTES, RUN, take_over
 from preftune.jobs.extras import read_extras
@@ -163,6 +166,10 @@ def _checked(spec: JobSpec, path: Path, name: str, param: File) -> RowsReport:
     """
     report = check_rows(path, name, method=spec.method)
     if not report.problems:
+        if spec.grader is not None:
+            items = (row.item for row in read_rft_rows(path))
+            if problem := names_problem(validate(spec.grader), items, name):
+                raise InvalidFileError(f"invalid_{param}", problem, param)
         return report
     what = "The validation file has problems. " if param == "validation_file" else ""
     shown = " ".join(problem.message for problem in report.problems[:5])

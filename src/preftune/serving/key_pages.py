@@ -11,7 +11,14 @@ from starlette.responses import Response
 from preftune.serving.job_frame import At
 from preftune.serving.lead_payload import Done
 from preftune.serving.web import Line, Nothing, Payload
-from preftune.store.api_keys import REQUESTS_PER_MINUTE, SCOPES, keys_of, make_key, revoke
+from preftune.store.api_keys import (
+    MOST_PER_MINUTE,
+    REQUESTS_PER_MINUTE,
+    SCOPES,
+    keys_of,
+    make_key,
+    revoke,
+)
 from preftune.store.overview import names_of
 
 router = APIRouter()
@@ -23,7 +30,6 @@ EXPIRIES = (
     (90, "in 90 days"),
     (365, "in a year"),
 )
-MOST_PER_MINUTE = 1_000_000
 
 
 class NewKey(Payload):

@@ -24,6 +24,8 @@ ALL = "all"
 KINDS = ("files", "jobs", "models", "chat", "graders")
 SCOPES = (ALL, *(f"{kind}:{what}" for kind in KINDS for what in ("read", "write")))
 REQUESTS_PER_MINUTE = 6000  # of a key that says nothing else
+MOST_PER_MINUTE = 1_000_000
+LAST_S = 253_402_300_799  # end of the year 9999, the last that a date can have
 
 _KEY_OF = Prepared(
     select(api_keys).where(
@@ -140,10 +142,16 @@ def _check(
     if not scopes or (unknown := [scope for scope in scopes if scope not in SCOPES]):
         what = f"scope {unknown[0]!r} is not known" if scopes else "it has no scopes"
         raise StoreError(f"key: {what}. Use some of: {', '.join(SCOPES)}.")
-    if per_minute < 1:
-        raise StoreError(f"key: {per_minute} requests per minute. Allow one at least.")
-    if expires_s is not None and expires_s <= now_s:
+    if not 1 <= per_minute <= MOST_PER_MINUTE:
+        raise StoreError(
+            f"key: {per_minute} requests per minute. Allow 1 to {MOST_PER_MINUTE:,} of them."
+        )
+    if expires_s is None:
+        return
+    if expires_s <= now_s:
         raise StoreError("key: it would have expired already. Give a time that is to come.")
+    if not expires_s <= LAST_S:  # not a number neither
+        raise StoreError("key: it would expire after the year 9999. Give an earlier time, or none.")
 
 
 def _row(key: ApiKey) -> dict[str, Any]:

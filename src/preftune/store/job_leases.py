@@ -225,8 +225,9 @@ def release(
         "code": "server_error",
         "message": (
             f"The training process ended {ATTEMPTS} times without getting past step {job.step}; "
-            f"the last time: {reason}. Try a smaller batch_size or shorter rows, in case memory "
-            "ran out; the server's operator finds the whole story in the job's log."
+            f"the last time: {reason}. In case memory ran out, try a smaller batch_size or shorter "
+            "rows; in case the machine was too busy, try again later. The server's operator finds "
+            "the whole story in the job's log."
         ),
         "param": None,
     }

@@ -6,7 +6,6 @@ a grader is filled with is bounded, and a python grader runs in its sandbox or n
 
 import asyncio
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
@@ -17,17 +16,14 @@ from fastapi import Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from preftune.errors import SettingsError
+from preftune.graders.item_names import templates_of
 from preftune.graders.results import GradeResult, GradingError
 from preftune.graders.run import GraderRunner
 from preftune.graders.sample import Item, Sample, plain_text
 from preftune.graders.sandbox import SandboxSettings
 from preftune.graders.specs import (
     Grader,
-    Leaf,
-    PythonGrader,
     ScoreModel,
-    StringCheck,
-    TextSimilarity,
     leaves,
     validate,
 )
@@ -219,7 +215,7 @@ def _check_sizes(grader: Grader, sample: Sample, item: Item) -> None:
         ApiError: 400.
     """
     for leaf in leaves(grader).values():
-        for text in _templates(leaf):
+        for text in templates_of(leaf):
             named = parse_template(text).variables
             if len(named) > MOST_VARIABLES:
                 raise _too_long(f"names more than {MOST_VARIABLES} variables")
@@ -233,13 +229,6 @@ def _length(variable: Variable, sample: Sample, item: Item) -> int:
         return len(plain_text(variable.find(sample, item)))
     except GradingError:  # the grading will say what is missing
         return 0
-
-
-def _templates(leaf: Leaf) -> Iterator[str]:
-    if isinstance(leaf, StringCheck | TextSimilarity):
-        yield from (leaf.input, leaf.reference)
-    elif not isinstance(leaf, PythonGrader):
-        yield from (message.text for message in leaf.input)
 
 
 def _too_long(what: str) -> ApiError:

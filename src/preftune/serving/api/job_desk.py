@@ -12,6 +12,8 @@ from sqlalchemy import Connection
 
 from preftune.datasets.job_rows import check_rows
 from preftune.errors import SettingsError
+from preftune.graders.item_names import names_problem
+from preftune.graders.rft_rows import read_rft_rows
 from preftune.graders.specs import Grader, PythonGrader, leaves
 from preftune.graders.specs import validate as validate_grader
 from preftune.jobs.extras import check_extras
@@ -35,6 +37,7 @@ from preftune.training.loss_table import check_beta
 
 T = TypeVar("T")
 PURPOSE = "fine-tune"
+OF_THE_JOB = "method.reinforcement.grader"  # in a request
 FULL_S = 30.0  # to wait before asking again, when too many jobs wait
 PROBLEMS_IN = {"training_file": "", "validation_file": "The validation file has problems. "}
 
@@ -223,6 +226,11 @@ class JobDesk:
                 param=param,
                 code="invalid_n_examples",
             )
+        if isinstance(sent.method.part, Reinforcement):
+            items = (row.item for row in read_rft_rows(path))
+            grader = dict(graders_in(sent))[OF_THE_JOB]
+            if problem := names_problem(grader, items, file.filename):
+                raise ApiError(400, problem, param=OF_THE_JOB, code="invalid_value")
 
 
 def graders_in(sent: JobRequest) -> Iterator[tuple[str, Grader]]:
@@ -234,7 +242,7 @@ def graders_in(sent: JobRequest) -> Iterator[tuple[str, Grader]]:
     part, gate = sent.method.part, sent.method.preftune.get("gate") or {}
     given = {"method.preftune.gate.grader": gate.get("grader") or None}
     if isinstance(part, Reinforcement):
-        given["method.reinforcement.grader"] = part.grader
+        given[OF_THE_JOB] = part.grader
     for where, grader in given.items():
         if grader is not None:
             with refused(where):

@@ -16,7 +16,7 @@ from preftune.serving.api.hyperparameters import (
     misplaced,
 )
 
-SUFFIX = re.compile(r"[\w .+-]+")
+SUFFIX = re.compile(r"[\w.+-]+( [\w.+-]+)*")
 MOST_SEED = 2**31 - 1
 Kind = Literal["supervised", "dpo", "reinforcement"]
 Status = Literal[
@@ -141,7 +141,9 @@ class JobRequest(Body):
         """Refuse what would make the tuned model's name hard to read or to take apart."""
         if suffix is not None and (not SUFFIX.fullmatch(suffix) or ".." in suffix):
             raise PydanticCustomError(
-                "suffix", "Use letters, digits, blanks and any of . _ + -, never two dots in a row"
+                "suffix",
+                "Use letters, digits, single blanks between them and any of . _ + -, never two "
+                "dots in a row",
             )
         return suffix
 

@@ -12,11 +12,17 @@ from preftune.serving.api.errors import ApiError
 from preftune.serving.api.paging import Listed
 from preftune.serving.auth import Store
 from preftune.store import api_keys
-from preftune.store.api_keys import ALL, REQUESTS_PER_MINUTE, ApiKey, UnknownKeyError
+from preftune.store.api_keys import (
+    ALL,
+    LAST_S,
+    MOST_PER_MINUTE,
+    REQUESTS_PER_MINUTE,
+    ApiKey,
+    UnknownKeyError,
+)
 
 router = api_router("keys")
 Owner = Annotated[Caller, Depends(require(ALL))]
-MOST_REQUESTS = 1_000_000  # per minute
 NoRepeat = Annotated[
     str | None,
     Header(
@@ -31,8 +37,8 @@ class KeySent(Body):
 
     name: str = Field(min_length=1, max_length=200)
     scopes: list[str] = Field(default_factory=lambda: [ALL], min_length=1, max_length=20)
-    expires_at: int | None = Field(default=None, ge=0, le=2**40, description="Unix seconds.")
-    requests_per_minute: int = Field(default=REQUESTS_PER_MINUTE, ge=1, le=MOST_REQUESTS)
+    expires_at: int | None = Field(default=None, ge=0, le=LAST_S, description="Unix seconds.")
+    requests_per_minute: int = Field(default=REQUESTS_PER_MINUTE, ge=1, le=MOST_PER_MINUTE)
 
 
 class KeyObject(BaseModel):
