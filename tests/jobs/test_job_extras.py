@@ -125,10 +125,10 @@ def test_learning_rate_follows_multiplier_size_and_method() -> None:
             "held.jsonl:1: bad. Mend it.",
         ),
         (
-            HealthError("run: the loss is nan. Lower --lr, or use --on-long drop."),
+            HealthError("run: the loss of step 1 is nan. Lower --lr, or use --on-long drop."),
             "training_failed",
             None,
-            "run: the loss is nan. Lower learning_rate_multiplier, or use on_long drop.",
+            "run: the loss of step 2 is nan. Lower learning_rate_multiplier, or use on_long drop.",
         ),
         (
             HealthError("/srv/models/m: x, /etc/other/place: y"),

@@ -28,6 +28,8 @@ from preftune.wire.job import Event
 
 SHORT = [text for text in PAYLOADS if 0 < len(text.strip()) <= 60][:24]
 
+OUTSIDE = """[...document.querySelectorAll('.card td, .card th')].some(cell =>
+  cell.getBoundingClientRect().right > cell.closest('.card').getBoundingClientRect().right)"""
 LIKE_OTHERS = ("/jobs", "/models", "/files")  # made of what the other pages are made of
 
 
@@ -89,6 +91,7 @@ def fill(database: Database, project_id: str) -> Filled:
     rule = {"name": SHORT[3], "outcome": SHORT[4], "sentence": SHORT[5]}
     bad.finish(2, verdict={"verdict": SHORT[6], "results": [rule]})
 
+    add_rows(database, project_id, "x" * 400 + ".jsonl")
     file = add_rows(database, project_id, "pairs.jsonl")
     add_job(database, project_id, file.id)  # no suffix: named by what it does
     failed = Hand.take(database)
@@ -316,8 +319,13 @@ def test_pages_fit_their_screen_and_can_be_used_by_all(
         page.goto(world.base + tail)
         page.wait_for_timeout(150)
         assert sideways(page) <= 0, tail
+        assert not page.evaluate(OUTSIDE), tail
         if size is None and tail not in LIKE_OTHERS:
             assert offences(page, axe) == [], tail
+    page.goto(f"{world.site.url}/api")
+    assert sideways(page) <= 0
+    assert not page.evaluate(OUTSIDE)
+    assert "`" not in page.locator("main").inner_text()
     assert heard == []
 
 

@@ -16,6 +16,7 @@ from preftune.wire.job import JobSpec, Problem
 
 TRAINING, VALIDATION = "training.jsonl", "validation.jsonl"  # links to the rows, in the attempt
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]+)")
+STEP = re.compile(r"\bstep (\d+)\b")
 NAMES = {"lr": "learning_rate_multiplier"}  # what a flag of ours is called in a job
 PATH = re.compile(r"(?<![\w/.])/(?:[\w.@+~-]+/)+[\w.@+~-]*")
 CODES: tuple[tuple[type[PreftuneError], str], ...] = (
@@ -44,6 +45,8 @@ def problem_of(error: PreftuneError, spec: JobSpec) -> Problem:
     if isinstance(error, InvalidFileError):
         return Problem(code=error.code, message=error.message, param=error.param)
     message = clean(str(error), spec)
+    if isinstance(error, HealthError):  # a run counts its steps from 0, the events of a job from 1
+        message = STEP.sub(lambda found: f"step {int(found[1]) + 1}", message)
     code = next((code for kind, code in CODES if isinstance(error, kind)), "training_failed")
     if isinstance(error, DataError):
         names = [name for name in (VALIDATION, spec.validation) if name]
