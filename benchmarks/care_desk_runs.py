@@ -36,7 +36,7 @@ from preftune.training.logs import read_rows
 from preftune.training.method_settings import RewardSettings
 from preftune.training.policy_settings import KlLimits, WatchSettings
 from preftune.training.settings import RunSettings
-from preftune.training.watch import look
+from preftune.training.watch import looks as looks_in
 from preftune.types import Prompt
 
 BEST_OF = (2, 4, 8)
@@ -348,7 +348,7 @@ def run_watched(labels: Labels, folder: Path, *, stop_on_alarm: bool) -> Watched
     settings = replace(rloo_settings(t), watch=watch, limits=KlLimits())
     after = proof.answer(rft.train(settings, audit=t.gold()), "tuned", toned, folder)
     run = settings.run.out
-    looks = tuple(look(row) for row in read_rows(run / "probes.jsonl"))
+    looks = tuple(looks_in(run))
     reason, stopped = ended(run)
     return WatchedRun(
         seed=t.s.seed,

@@ -18,8 +18,11 @@ import yaml
 from msgspec import Meta
 
 from preftune.errors import SettingsError
+from preftune.lines import RefusedError, parse_json
 
 T = TypeVar("T")
+_NO_JSON = {"broken_json", "blank_line", "wrong_type"}  # why a text is not a JSON object at all
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,13 +101,16 @@ def flat(settings: Any) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the flat names of a YAML settings file.
+    """Return the flat names of a settings file: YAML, or one JSON object.
 
     Raises:
-        SettingsError: not readable, not YAML, or not a mapping.
+        SettingsError: not readable, neither, not a mapping, or a name given twice.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = _loaded(path)
+    except RefusedError as refusal:
+        what = refusal.problem.what
+        raise SettingsError(f"{path}: {what}. Give one JSON object, or YAML.") from refusal
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         what = " ".join(str(error).split())
         raise SettingsError(f"{path}: {what}. Give a YAML file of settings.") from error
@@ -113,6 +119,33 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise SettingsError(f"{path}: not a mapping of names to values. Write `name: value` lines.")
     return loaded
+
+
+def _loaded(path: Path) -> Any:
+    """Return what a file holds: JSON where its name or its text says so, else YAML."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        return parse_json(text.encode())
+    except RefusedError as refusal:
+        if path.suffix == ".json" or refusal.problem.kind not in _NO_JSON:
+            raise
+    return _Loader(text).get_single_data()
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML; a name that a mapping gives twice is an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return a mapping, after a look at its names."""
+        found = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in found.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                if key.value in seen:
+                    what = f"the name {key.value!r} is given twice, keep one of them"
+                    raise yaml.MarkedYAMLError(problem=what, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return found
 
 
 def write_yaml(settings: Any) -> str:

@@ -1,5 +1,6 @@
 """Ranked lists to pairs, pairs to demonstrations and so on; a wrong kind names the way out."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from preftune.datasets import (
     read_unpaired,
     write_records,
 )
-from preftune.errors import DataError
+from preftune.errors import DataError, RowError
 from preftune.types import (
     Comparison,
     Demonstration,
@@ -164,3 +165,28 @@ def test_equal_answers_of_a_ranked_list_make_no_pair_and_are_counted(
     made = list(convert([ranked], target, lost))
     assert len(made) == pairs
     assert lost["equal responses, no pair"] == 1
+
+
+def test_conversations_that_end_in_a_question_are_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "rft.jsonl"
+    asked = {"messages": [{"role": "user", "content": "9 + 9?"}], "answer": "18"}
+    path.write_text(f"{json.dumps(asked)}\n" * 2)
+    assert read_prompts(path) == [make_prompt(user("9 + 9?"))]
+    with pytest.raises(RowError, match="1: the response does not end in an assistant turn"):
+        read_demonstrations(path)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "9 + 9?"}, {"role": "assistant", "content": ""}],
+        [{"role": "system", "content": "Add."}],
+    ],
+)
+def test_a_row_that_neither_asks_nor_answers_is_no_prompt(
+    tmp_path: Path, messages: list[dict[str, str]]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": messages}))
+    with pytest.raises(RowError, match="assistant turn"):
+        read_prompts(path)

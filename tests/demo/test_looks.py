@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from preftune.demo.looks import asked_to_stop, looks_lines, looks_of
+from preftune.demo.looks import asked_to_stop, looks_lines
 from preftune.files import append_jsonl
 from preftune.stats.over_optimisation import Evaluation
+from preftune.training.watch import looks as looks_in
 
 
 def looks(*gold: float | None) -> list[Evaluation]:
@@ -43,10 +44,10 @@ def test_a_run_that_stays_well_has_no_alarm_line() -> None:
 
 def test_without_gold_or_looks_nothing_is_said(tmp_path: Path) -> None:
     assert looks_lines(looks(None, None, None)) == ""
-    assert looks_of(tmp_path) == []
+    assert looks_in(tmp_path) == []
     append_jsonl(
         tmp_path / "probes.jsonl",
         {"step": 0, "proxy": 1.0, "kl": 0.0, "length_tokens": 9.0, "repetition": 0.0},
     )
-    assert [row.proxy for row in looks_of(tmp_path)] == [1.0]
-    assert looks_lines(looks_of(tmp_path)) == ""
+    assert [row.proxy for row in looks_in(tmp_path)] == [1.0]
+    assert looks_lines(looks_in(tmp_path)) == ""

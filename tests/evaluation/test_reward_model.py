@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from preftune.datasets.write import dataset_hash, write_records
 from preftune.engine.checkpoint import verify, write_manifest
 from preftune.errors import DataError, ModelError
 from preftune.evaluation.reward_model import calibrate, fit_of, normalise
-from preftune.files import read_json
+from preftune.files import read_json, write_json
 from preftune.inference.score import score, score_pairs
 from preftune.models.chat import load_chat
 from preftune.models.heads import load_reward_model, new_reward_model, save_reward_model
@@ -193,6 +194,35 @@ def test_pairs_that_fix_no_slope_are_refused_and_nothing_is_written(
     with pytest.raises(DataError, match="trained on these very pairs"):
         calibrate(folder, written(tmp_path / "train.jsonl", trained_on))
     assert (folder / "reward_model.json").read_bytes() == before
+
+
+def test_a_model_of_one_dimension_is_calibrated_on_pairs_of_that_dimension(
+    run_cli: Callable[..., Any], folder: Path, tmp_path: Path
+) -> None:
+    own = [replace(pair, dimension="helpful") for pair in pairs(folder)]
+    other = [
+        replace(p, id=f"{p.id}-b", dimension="brief", chosen=p.rejected, rejected=p.chosen)
+        for p in own
+    ]
+    alone = calibrate(folder, written(tmp_path / "own.jsonl", own))
+    file = folder / "reward_model.json"
+    write_json(file, read_json(file) | {"dimension": "helpful"})
+    write_manifest(folder, origin={"data": "ab12"})
+    told: list[str] = []
+    both = written(tmp_path / "both.jsonl", [*own, *other])
+    found = calibrate(folder, both, tell=told.append)
+    assert found.slope == pytest.approx(alone.slope)
+    assert found.pairs == 48
+    assert found.sha256 == dataset_hash(own)
+    assert told == [f"{both}: 48 of 96 pairs left out: not of dimension helpful, the model's"]
+    ran = run_cli("reward", "calibrate", folder, "--pairs", both)
+    assert "48 of 96 pairs left out" in ran.err
+    write_manifest(folder, origin={"data": dataset_hash(own)})
+    with pytest.raises(DataError, match="trained on these very pairs"):
+        calibrate(folder, both)
+    none = written(tmp_path / "none.jsonl", other)
+    with pytest.raises(DataError, match=r"none.jsonl: no pair of dimension helpful"):
+        calibrate(folder, none)
 
 
 def test_damaged_folder_is_refused(folder: Path, tmp_path: Path) -> None:

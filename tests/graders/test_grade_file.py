@@ -107,11 +107,15 @@ def test_command_asks_a_model_and_goes_on_where_it_was(
     (tmp_path / "grader.yaml").write_text(json.dumps(SCORE))
     unfinished = tmp_path / "scores.jsonl.unfinished"
     with serving_grades() as server:
-        server.say = lambda asked: Reply('{"result": 1}', status=500 if "\n17\n" in asked else 200)
+
+        def say(asked: str) -> Reply:
+            out.mkdir(exist_ok=True)  # the scores cannot be written: what was paid for is kept
+            return Reply('{"result": 1}', status=500 if "\n17\n" in asked else 200)
+
+        server.say = say
         arguments = (source, "--grader", tmp_path / "grader.yaml", "--out", out)
         reached = ("--url", server.url, "--allow-url", server.url)
         with GraderRunner(validate(SCORE), client_of=server.client_of) as runner:
-            out.mkdir()  # the scores cannot be written: what was paid for is kept beside
             with pytest.raises(OSError, match="scores"):
                 grade_file(runner, source, out=out)
             out.rmdir()
@@ -123,6 +127,50 @@ def test_command_asks_a_model_and_goes_on_where_it_was(
     assert "1 scores kept from an earlier run" in capsys.readouterr().out
     assert len(server.bodies) == 1
     assert not unfinished.exists()
+
+
+def test_scores_of_two_servers_are_not_mixed(tmp_path: Path) -> None:
+    source, out = write(tmp_path / "rows.jsonl", ROWS[:2]), tmp_path / "scores.jsonl"
+
+    def say(_: str) -> Reply:
+        out.mkdir(exist_ok=True)  # the scores cannot be written, so the grading stays unfinished
+        return Reply('{"result": 1}')
+
+    with serving_grades() as first, serving_grades() as second:
+        first.say = second.say = say
+        runners = [GraderRunner(validate(SCORE), client_of=s.client_of) for s in (first, second)]
+        with pytest.raises(OSError, match="scores"):
+            grade_file(runners[0], source, out=out)
+        out.rmdir()
+        with pytest.raises(DataError, match="of another grader, server or file"):
+            grade_file(runners[1], source, out=out)
+    assert not second.bodies
+
+
+def test_out_may_not_be_an_input(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", ROWS)
+    before = source.read_bytes()
+    with GraderRunner(validate(CHECK)) as runner, pytest.raises(DataError, match="is an input"):
+        grade_file(runner, source, out=tmp_path / ".." / tmp_path.name / "rows.jsonl")
+    assert source.read_bytes() == before
+
+
+def test_items_that_no_line_needs_are_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", ROWS)
+    question = {"messages": [{"role": "user", "content": "9 + 9?"}], "answer": "18"}
+    items = write(tmp_path / "rft.jsonl", [question])
+    said = r"bring their own items\. Leave .*rft\.jsonl out"
+    with GraderRunner(validate(CHECK)) as runner, pytest.raises(DataError, match=said):
+        grade_file(runner, source, out=tmp_path / "out.jsonl", items=items)
+
+
+def test_memory_without_an_end_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "grader.yaml").write_text(json.dumps(PYTHON))
+    arguments = (source, "--grader", tmp_path / "grader.yaml", "--out", tmp_path / "o.jsonl")
+    for much in ("inf", "nan"):
+        with pytest.raises(SettingsError, match=f"--memory-gb {much}. Give"):
+            command(*arguments, "--memory-gb", much)
 
 
 def test_unfinished_grading_of_something_else_is_refused(tmp_path: Path) -> None:

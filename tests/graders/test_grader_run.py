@@ -2,19 +2,23 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openai.types.fine_tuning.alpha import GraderRunResponse
-from tests.graders.test_grader_specs import ALIKE, CHECK, MULTI, PYTHON
+from tests.graders.test_grader_specs import ALIKE, CHECK, MULTI, PYTHON, SCORE
 
 from preftune.errors import DataError, SettingsError
 from preftune.graders.grader_scorer import GraderScorer
+from preftune.graders.results import GradingError
 from preftune.graders.run import GraderRunner, run
 from preftune.graders.sample import Sample
 from preftune.graders.sandbox import SandboxSettings
 from preftune.graders.specs import validate
+from preftune.responses.http_client import HttpChatClient
+from preftune.responses.remote import HttpSettings
 from preftune.types import assistant, make_prompt, user
 
 RIGHT = Sample(output_text="18 ducks")
@@ -147,3 +151,36 @@ def test_scorers_of_different_graders_have_different_names() -> None:
         with GraderRunner(validate({**CHECK, "operation": operation})) as runner:
             names.add(GraderScorer(runner, {}).name)
     assert len(names) == 2
+
+
+def test_scorers_of_other_items_have_other_names() -> None:
+    with GraderRunner(validate(CHECK)) as runner:
+        names = [
+            GraderScorer(runner, {"p-1": {"answer": answer}}).name for answer in ("18", "18", "17")
+        ]
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith("right@")
+
+
+def test_scorers_that_ask_other_servers_have_other_names() -> None:
+    names = []
+    for port in (8000, 8001):
+        server = HttpSettings(
+            url=f"http://127.0.0.1:{port}", allow_urls=(f"http://127.0.0.1:{port}",)
+        )
+        with GraderRunner(validate(SCORE), client_of=partial(HttpChatClient, server)) as runner:
+            names.append(GraderScorer(runner, {}).name)
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(
+    "said", ['{"answer":"18"}, "x": "prose"', '{"answer":"18"}, "value": 1', "1}, {", "18,", ""]
+)
+def test_text_that_only_completes_some_json_is_none(said: str) -> None:
+    with pytest.raises(GradingError, match="the sample is not JSON"):
+        Sample(output_text=said).value("output_json")
+
+
+def test_json_of_a_sample_may_stand_between_blanks() -> None:
+    assert Sample(output_text=' {"answer": [18]}\n').value("output_json") == {"answer": [18]}
+    assert Sample(output_text="18").value("output_json") == 18

@@ -1,5 +1,7 @@
 """What `validate` takes and what it refuses, each refusal with the place and a way out."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from preftune.graders.specs import (
     StringCheck,
     TextSimilarity,
     leaves,
+    read_grader,
     validate,
 )
 
@@ -141,3 +144,45 @@ def test_any_json_in_any_field_is_taken_or_refused_and_never_a_crash(
         validate({**spec, field: value})
     except SettingsError as error:
         assert str(error)
+
+
+def test_json_file_is_read_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "grader.json"
+    alike = {**ALIKE, "reference": "ok 😀", "pass_threshold": 1e-05}
+    file.write_text(json.dumps(alike, indent="\t"))
+    found = read_grader(file)
+    assert isinstance(found, TextSimilarity)
+    assert (found.reference, found.pass_threshold) == ("ok 😀", 1e-05)
+    (tmp_path / "grader").write_bytes(file.read_bytes())
+    assert read_grader(tmp_path / "grader") == found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("g.json", '{"type": "multi",\n "graders": {"a": 1, "a": 2}}', "field 'a' is given twice"),
+        ("g.json", '{"type": "multi"', "broken JSON: .* line 1 column"),
+        ("g.json", "type: multi", "broken JSON"),
+        ("g.yaml", '{"type": "multi",\n "graders": {"a": 1, "a": 2}}', "field 'a' is given twice"),
+        ("g.yaml", "type: multi\ngraders:\n  a: 1\n  a: 2\n", "name 'a' is given twice.*line 4"),
+        ("g.yaml", "{type: multi, type: python}", "name 'type' is given twice"),
+    ],
+)
+def test_a_name_given_twice_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SettingsError, match=said):
+        read_grader(tmp_path / name)
+
+
+def test_yaml_may_still_stand_in_braces_and_take_over_what_another_says(tmp_path: Path) -> None:
+    (tmp_path / "g.yaml").write_text("{type: string_check, name: a, input: x, reference: y}")
+    with pytest.raises(SettingsError, match="operation: is missing"):
+        read_grader(tmp_path / "g.yaml")
+    part = "{type: string_check, name: a, input: x, reference: y, operation: eq}"
+    (tmp_path / "g.yaml").write_text(
+        f"type: multi\nname: m\ncalculate_output: a + b + c\ngraders:\n  a: &a {part}\n"
+        "  b: {<<: *a, name: b, reference: x}\n  c: {<<: *a, name: c}\n"
+    )
+    found = read_grader(tmp_path / "g.yaml")
+    assert isinstance(found, MultiGrader)
+    assert [leaf.name for leaf in found.graders.values()] == ["a", "b", "c"]

@@ -62,6 +62,7 @@ def test_score_is_read_and_clipped(server: GradingServer, said: str, reward: flo
         (Reply('{"result": "7"}'), "model_grader_parse_error"),
         (Reply('{"result": true}'), "model_grader_parse_error"),
         (Reply('{"result": NaN}'), "model_grader_parse_error"),
+        (Reply(f'{{"result": 1{"0" * 400}}}'), "model_grader_parse_error"),
         (Reply("I give it a 7"), "model_grader_parse_error"),
         (Reply('{"steps": [{"descr', "length"), "truncated_observation_error"),
         (Reply("", "content_filter"), "model_grader_refusal_error"),

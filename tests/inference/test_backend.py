@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from preftune.errors import ModelError
+from preftune.errors import ModelError, RowError
 from preftune.inference.backend import TransformersGenerator, load_generator
 from preftune.models.chat import load_chat
 from preftune.models.load import load_policy
@@ -47,6 +47,23 @@ def test_name_says_which_weights_these_are(policy_folder: Path, tmp_path: Path) 
     names = [load_generator(f, SETTINGS).name for f in (policy_folder, same, other)]
     assert names[0] == names[1] != names[2]
     assert all(name.startswith("policy@") for name in names)
+
+
+def test_a_name_of_ones_own_hides_no_other_weights(policy_folder: Path, tmp_path: Path) -> None:
+    chat, model = load_chat(policy_folder), load_policy(policy_folder)
+    model.lm_head.weight.data[0, 0] += 1.0
+    model.save_pretrained(tmp_path / "policy")
+    chat.save(tmp_path / "policy")
+    here, there = (
+        load_generator(folder, SETTINGS, name="sft")
+        for folder in (policy_folder, tmp_path / "policy")
+    )
+    assert here.name == there.name == "sft"
+    out = tmp_path / "out.jsonl"
+    sample(PROMPTS, here, n=2, seed=0, out=out)
+    with pytest.raises(RowError, match="not a response of this model"):
+        sample(PROMPTS, there, n=2, seed=0, out=out)
+    assert plan(PROMPTS, here.drawing(SETTINGS), n=2, seed=0) == plan(PROMPTS, here, n=2, seed=0)
 
 
 def test_prompt_too_long_is_named_before_work_begins(policy_folder: Path, tmp_path: Path) -> None:

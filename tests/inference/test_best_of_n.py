@@ -111,6 +111,8 @@ def test_what_cannot_be_asked_is_refused() -> None:
         best_of_n(Counter(), BY_NUMBER, [], n=2, seed=0)
     with pytest.raises(SettingsError, match="deadline_s"):
         best_of_n(Counter(), BY_NUMBER, PROMPTS, n=2, seed=0, deadline_s=0.0)
+    with pytest.raises(SettingsError, match=r"deadline_s inf\. Give a finite time"):
+        best_of_n(Counter(), BY_NUMBER, PROMPTS, n=2, seed=0, deadline_s=math.inf)
     with pytest.raises(SettingsError, match="not together"):
         stopping = Stopping(cost=1.0)
         best_of_n(Counter(), BY_NUMBER, PROMPTS, n=2, seed=0, deadline_s=1.0, stopping=stopping)

@@ -145,7 +145,7 @@ def test_a_second_run_draws_nothing_and_changes_no_byte(whole: Path) -> None:
 
 
 def test_another_job_is_refused_by_name(whole: Path) -> None:
-    with pytest.raises(DataError, match="made with another n, block_prompts"):
+    with pytest.raises(DataError, match=r"made with another n\. Give"):
         best_of_n_file(job(n=2), PROMPTS, out=whole, block=BLOCK)
     with pytest.raises(DataError, match="made with another prompts"):
         best_of_n_file(job(), PROMPTS[::-1], out=whole, block=BLOCK)

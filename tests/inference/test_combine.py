@@ -41,6 +41,10 @@ def test_combination_by_hand(values: dict[str, Any], wanted: list[float]) -> Non
     assert made(**values) == pytest.approx(wanted, abs=1e-9)
 
 
+def test_a_threshold_may_lie_where_scores_are_clipped() -> None:
+    assert made(combine="constraint", thresholds=[1], clip_sd=1) == pytest.approx([1, -3, -1.8])
+
+
 def test_soft_and_takes_a_width_of_one_where_none_is_given() -> None:
     assert made(combine="soft-and") == pytest.approx(
         made(combine="soft-and", thresholds=[0, 0], softness=[1, 1])
@@ -59,6 +63,8 @@ def test_soft_and_takes_a_width_of_one_where_none_is_given() -> None:
         ({"combine": "uncertainty", "variance_coef": 0}, "variance_coef"),
         ({"combine": "constraint", "thresholds": [0]}, "clip_sd (5 is usual)"),
         ({"combine": "constraint", "clip_sd": 5}, "Give thresholds"),
+        ({"combine": "constraint", "thresholds": [0, 6], "clip_sd": 5}, "6.0 is never reached"),
+        ({"combine": "constraint", "thresholds": [-5], "clip_sd": 5}, "-5.0 is always reached"),
         ({"weights": [1, 0]}, "a weight of 0 changes nothing"),
         ({"combine": "soft-and", "softness": [1, -1]}, "numbers above 0"),
         ({"weights": [1, math.nan]}, "infinite or NaN"),

@@ -54,7 +54,7 @@ def rejecting(generator: TransformersGenerator) -> Callable[[EarlyRejection], li
 def begun(generator: TransformersGenerator, whole: list[Best]) -> list[Best]:
     """All beginnings: the first words of the whole responses."""
     short = replace(generator.settings, max_new_tokens=PREFIX)
-    drawer = TransformersGenerator(generator.model, generator.chat, short, generator.name)
+    drawer = generator.drawing(short)
     lengths = token_lengths(generator.chat)
     found = best_of_n(drawer, COMMAS, PROMPTS, n=N, seed=2, lengths=lengths)
     for best, full in zip(found, whole, strict=True):
@@ -112,3 +112,12 @@ def test_what_rejects_nothing_or_everything_is_refused(
     for wrong in ({"tokens": 0}, {"keep_frac": 0.0}, {"keep_frac": 1.0}, {"check_frac": -0.1}):
         with pytest.raises(SettingsError, match="early rejection:"):
             EarlyRejection(**{"tokens": 3, **wrong})  # type: ignore[arg-type]  # one table, two types
+
+
+def test_the_caller_may_say_which_prompts_are_checked(generator: TransformersGenerator) -> None:
+    early = EarlyRejection(tokens=PREFIX, keep_frac=0.3, check_frac=1.0)
+    found = best_of_n_rejecting(
+        generator, COMMAS, PROMPTS, n=N, seed=2, early=early, checked=[PROMPTS[1].id]
+    )
+    assert [best.prompt_id for best in found if best.checked] == [PROMPTS[1].id]
+    assert len(found[1].draws) == N > len(found[0].draws)

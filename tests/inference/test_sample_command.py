@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,27 @@ def test_a_response_is_cut_before_a_stop(
         found[name] = [one.messages[0].content for one in read_responses(tmp_path / name)]
     assert found["cut"] == [text.partition("it")[0] for text in found["whole"]]
     assert found["cut"] != found["whole"]
+
+
+def test_rows_of_rft_are_prompts_and_their_items_grade_the_responses(
+    run_cli: Callable[..., Any], policy_folder: Path, tmp_path: Path
+) -> None:
+    row = {"messages": [{"role": "user", "content": "wash it ?"}], "answer": "yes"}
+    rows, out = tmp_path / "rft.jsonl", tmp_path / "out.jsonl"
+    rows.write_text(f"{json.dumps(row)}\n" * 2)
+    command = ["sample", policy_folder, "--prompts", rows, "--out", out, "--n", 3]
+    ran = run_cli(*command, "--max-new-tokens", 6)
+    assert ran.code == 0, ran.err
+    assert "3 responses to 1 prompts" in ran.out
+    grader = tmp_path / "grader.json"
+    check = {"type": "string_check", "name": "right", "operation": "ilike"}
+    check |= {"input": "{{ sample.output_text }}", "reference": "{{ item.answer }}"}
+    grader.write_text(json.dumps(check))
+    ran = run_cli(
+        *("grade", out, "--items", rows, "--grader", grader, "--out", tmp_path / "scores.jsonl")
+    )
+    assert ran.code == 0, ran.err
+    assert "3 answers graded" in ran.out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,40 @@ def test_score_command_on_responses_writes_one_line_each(
     model, chat = load_reward_model(reward_folder), load_chat(reward_folder)
     wanted = score(model, chat, [(p, r.messages) for p, r in zip(PROMPTS, responses, strict=True)])
     assert [line["score"] for line in lines] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("place", ["file.jsonl", "prompts.jsonl"])
+def test_score_command_writes_over_none_of_its_inputs(
+    run_cli: Callable[..., Any], reward_folder: Path, tmp_path: Path, place: str
+) -> None:
+    file, prompts = tmp_path / "file.jsonl", tmp_path / "prompts.jsonl"
+    responses_file(file)
+    write_records(prompts, PROMPTS, format="preftune")
+    before = (tmp_path / place).read_bytes()
+    ran = run_cli(
+        *("score", file, "--model", reward_folder, "--prompts", prompts, "--out", tmp_path / place)
+    )
+    assert ran.code == 2
+    assert f"{place}: is an input" in ran.err
+    assert (tmp_path / place).read_bytes() == before
+
+
+def test_average_command_makes_nothing_when_the_answers_cannot_be_read(
+    run_cli: Callable[..., Any], reward_folder: Path, tmp_path: Path
+) -> None:
+    responses_file(tmp_path / "responses.jsonl")
+    write_records(tmp_path / "prompts.jsonl", PROMPTS, format="preftune")
+    command = ["reward", "average", reward_folder, tmp_path / "second", "--out", tmp_path / "warm"]
+    shutil.copytree(reward_folder, tmp_path / "second")
+    ran = run_cli(*command, "--on", tmp_path / "responses.jsonl")
+    assert ran.code == 2
+    assert "Give --prompts FILE" in ran.err
+    assert not (tmp_path / "warm").exists()
+    again = run_cli(
+        *(*command, "--on", tmp_path / "responses.jsonl", "--prompts", tmp_path / "prompts.jsonl")
+    )
+    assert again.code == 0, again.err
+    assert (tmp_path / "warm").is_dir()
 
 
 @pytest.mark.parametrize("given", ["none", "too few", "not wanted", "wrong kind"])

@@ -50,6 +50,15 @@ def test_pooled_spread_is_that_within_groups() -> None:
     assert pooled_sd([[1.0], [2.0], []]) == math.inf
 
 
+def test_scores_of_any_size_have_a_spread_and_a_gain() -> None:
+    assert pooled_sd([[0.0, 2e200], [5e200, 5e200, 8e200]]) == pytest.approx(
+        math.sqrt(8 / 3) * 1e200
+    )
+    assert expected_gain([1e308, 1e308], 1e307) == pytest.approx(
+        1e307 * expected_gain([0.0, 0.0], 1.0)
+    )
+
+
 def test_enough_needs_a_score_and_a_spread() -> None:
     assert not enough([], 1.0, 1e9)
     assert not enough([1.0], math.inf, 1e9)

@@ -264,6 +264,15 @@ def test_tie_parameter_starts_at_its_share_and_stays_in_range(
     assert rao_kupper().item() >= 1
 
 
+@pytest.mark.parametrize("tie_share", [1e-6, 0.999, 0.999999])
+def test_tie_parameter_starts_at_any_share_of_ties(tie_share: float) -> None:
+    # nu = 2t / (1 - t) and theta - 1 = 2t / (1 - t)
+    start = 2 * tie_share / (1 - tie_share)
+    assert TieParameter("davidson", tie_share=tie_share)().item() == pytest.approx(start, rel=1e-4)
+    theta = TieParameter("rao-kupper", tie_share=tie_share)().item()
+    assert theta == pytest.approx(1 + start, rel=1e-4)
+
+
 def test_weight_decay_leaves_the_tie_parameter_alone() -> None:
     ties = TieParameter("davidson", tie_share=0.2)
     optimizer = adamw(dict(ties.named_parameters()), OptimizerSettings(weight_decay=0.5))

@@ -120,6 +120,20 @@ def test_what_only_looks_sick_is_not_told(curves: dict[str, Callable[[int], floa
     assert not said(rows(**curves))
 
 
+@pytest.mark.parametrize("name", list(SICK))
+def test_steps_without_a_figure_change_no_judgement(name: str) -> None:
+    series, _ = SICK[name]
+    bare = {"step": 0.0, "loss": 0.0, "grad_norm": 0.0}
+    gaps = [row for place, each in enumerate(series) for row in [bare] * (place % 3) + [each]]
+    assert said(gaps) == said(series)
+
+
+def test_steps_that_learnt_nothing_do_not_make_a_usual_gradient_a_jump() -> None:
+    calm = rows(WINDOW, grad_norm=lambda _: 1.0)
+    idle = [row | {"grad_norm": 0.0} for row in calm]
+    assert not said([*calm, *idle, calm[0] | {"grad_norm": 9.0}])
+
+
 def test_a_jump_of_the_gradient_is_said() -> None:
     calm = rows(WINDOW, grad_norm=lambda _: 1.0)
     jump = rows(1)[0]

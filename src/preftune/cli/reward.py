@@ -1,5 +1,6 @@
 """`preftune reward …`: put a reward model's scores into units, average models, look at them."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +50,10 @@ def calibrate(
     """
     from preftune.evaluation import reward_model
 
-    _show_calibration(reward_model.calibrate(folder, pairs, plot=plot, batch_size=batch_size))
+    found = reward_model.calibrate(
+        folder, pairs, plot=plot, batch_size=batch_size, tell=partial(typer.echo, err=True)
+    )
+    _show_calibration(found)
     if plot is not None:
         typer.echo(f"drawn in {plot}")
 
@@ -69,8 +73,11 @@ def average(
     Example: preftune reward average runs/reward-0/final runs/reward-1/final --out warm
     --on samples.jsonl --prompts prompts.jsonl
     """
+    from preftune.inference.score_file import read_answers
     from preftune.models.weight_average import average_reward_models
 
+    if on is not None:
+        read_answers(on, prompts)  # refuses what cannot be normalised on before anything is made
     average_reward_models(folders, out)
     typer.echo(f"average of {len(folders)} reward models in {out}")
     if on is None:

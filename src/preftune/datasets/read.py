@@ -145,14 +145,28 @@ def read_responses(path: str | Path, *, format: str | None = None) -> list[Respo
 
 
 def read_prompts(path: str | Path, *, format: str | None = None) -> list[Prompt]:
-    """Read prompts, or the prompts of pairs, demonstrations and the like, each id once."""
+    """Read prompts, or the prompts of pairs, demonstrations and the like, each id once.
+
+    Messages that end in the user's turn, such as an RFT row has, are a prompt as well.
+    """
     found: dict[str, Prompt] = {}
-    for record in read_records(path, format=format).records:
+    for row in scan(path, format=format).rows:
+        record = row.record
+        if record is None or not (row.usable or _asks_only(row)):
+            raise row_error(path, row)
         if isinstance(record, Response | Judgment):
             raise _wrong_kind(path, Prompt, record)
         prompt = record if isinstance(record, Prompt) else record.prompt
         found.setdefault(prompt.id, prompt)
     return list(found.values())
+
+
+def _asks_only(row: Scanned) -> bool:
+    """Whether nothing is wrong with a row but that its messages end in the user's turn."""
+    record, fatal = row.record, {problem.kind for problem in row.problems if problem.fatal}
+    if not isinstance(record, Demonstration) or fatal != {"no_assistant_turn"}:
+        return False
+    return not record.response and record.prompt.messages[-1].role == "user"
 
 
 def read_references(path: str | Path, *, format: str | None = None) -> dict[str, list[str]]:

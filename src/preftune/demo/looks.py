@@ -1,16 +1,8 @@
 """What the looks at fresh replies saw of a tuning run, and where the alarm would have ended it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from preftune.stats.over_optimisation import Alarm, Evaluation, alarms, best
-from preftune.training.logs import read_rows
-from preftune.training.watch import look
-
-
-def looks_of(run: Path) -> list[Evaluation]:
-    """Return the looks of a run; none where it did not look."""
-    return [look(row) for row in read_rows(run / "probes.jsonl")]
 
 
 def asked_to_stop(rows: Sequence[Evaluation]) -> tuple[Evaluation, Alarm] | None:

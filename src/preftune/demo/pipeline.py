@@ -8,7 +8,7 @@ from pathlib import Path
 
 from preftune.datasets import write_records
 from preftune.demo import labelling, proof
-from preftune.demo.looks import looks_lines, looks_of
+from preftune.demo.looks import looks_lines
 from preftune.demo.settings import CAUGHT_BY, DemoSettings
 from preftune.demo.story import Story, tell
 from preftune.demo.teaching import teach
@@ -24,6 +24,7 @@ from preftune.training import reward
 from preftune.training.held_out import HeldOut, read_held_out
 from preftune.training.method_settings import RewardSettings
 from preftune.training.settings import RunSettings
+from preftune.training.watch import looks
 from preftune.types import PreferencePair, text_of
 
 GATES = Path(__file__).parent / "data" / "gates.yaml"
@@ -82,7 +83,7 @@ def run_demo(s: DemoSettings, say: Say) -> DemoResult:
     say(_reward_line(_train_reward(s, sft=sft, pairs=pairs, truth=truth)))
     part(f"5  tune: {TITLES[s.method]}")
     tuned = tune(Tuning(world=world, s=s, sft=sft, pairs=pairs, reward=folder / "reward" / "final"))
-    if line := looks_lines(looks_of(folder / s.method)):
+    if line := looks_lines(looks(folder / s.method)):
         say(line)
     part("6  prove it")
     after = proof.answer(tuned, "tuned", prompts, folder)

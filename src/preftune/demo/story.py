@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preftune.demo.labelling import Labelled
-from preftune.demo.looks import looks_of
 from preftune.demo.proof import Answers
 from preftune.demo.settings import DemoSettings
 from preftune.demo.tuning import TITLES
@@ -19,6 +18,7 @@ from preftune.responses.generator import Request
 from preftune.training.held_out import read_held_out
 from preftune.training.logs import read_rows
 from preftune.training.plots import looks_svg, run_svg
+from preftune.training.watch import looks
 from preftune.types import Response, text_of
 
 FLAGSHIP_SEEDS = (0, 1, 2, 3)
@@ -194,7 +194,7 @@ def _noise_section(story: Story) -> Section:
 
 def _looks(run: Path) -> tuple[Plot, ...]:
     """Return reward and gold against the distance travelled, where the run looked."""
-    drawn = looks_svg(looks_of(run))
+    drawn = looks_svg(looks(run))
     caption = "Looks at fresh replies while it was tuned: reward, and gold that it never sees"
     return (Plot(svg=drawn, caption=caption),) if drawn else ()
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -91,25 +91,29 @@ def calibrate(
     *,
     plot: Path | None = None,
     batch_size: int = BATCH_SIZE,
+    tell: Callable[[str], object] | None = None,
 ) -> Calibration:
     """Fit how many nats of log-odds a difference of scores is worth, on pairs held out of training.
 
     Scores and ranks stay as they are. `after` is measured on the half of the prompts that the
     slope was not fitted on, both halves in turn; the slope that is kept is fitted on all pairs.
+    A model of one dimension is calibrated on the pairs of that dimension.
 
     Args:
         folder: the reward model.
         pairs: pairs that it was not trained on.
         plot: where to draw the reliability diagram, before and after.
         batch_size: most rows computed at once.
+        tell: hears how many pairs are of another dimension, if some are.
 
     Raises:
-        DataError: the pairs the model was trained on, or pairs that fix no slope: all scored right,
-            or no better than chance, in one half of the prompts.
+        DataError: the pairs the model was trained on, none of its dimension, or pairs that fix no
+            slope: all scored right, or no better than chance, in one half of the prompts.
         ModelError: not a reward model's folder, or a damaged one.
     """
-    read = read_pairs(pairs)
+    everything = read_pairs(pairs)
     model = _loaded(folder)
+    read = _of_its_dimension(Path(folder), everything, pairs, tell)
     sha256 = dataset_hash(read)
     _refuse_training_pairs(Path(folder), pairs, sha256)
     model.set_normalisation(0.0, 1.0)
@@ -171,6 +175,30 @@ def _mended_elsewhere(gaps: Sequence[float], pairs: Sequence[PreferencePair]) ->
         except DataError as error:
             raise DataError(f"one half of the prompts: {error}") from error
     return [gap * slopes[own] for gap, own in zip(gaps, half, strict=True)]
+
+
+def _of_its_dimension(
+    folder: Path,
+    read: Sequence[PreferencePair],
+    pairs: Path,
+    tell: Callable[[str], object] | None,
+) -> Sequence[PreferencePair]:
+    """Return the pairs of the dimension that a model was trained on; all, if it learnt from all."""
+    dimension = read_json(folder / REWARD_FILE).get("dimension")
+    if not dimension:
+        return read
+    kept = [pair for pair in read if pair.dimension == dimension]
+    if not kept:
+        raise DataError(
+            f"{pairs}: no pair of dimension {visible(dimension)}, which the model was trained on. "
+            "Give pairs of that dimension."
+        )
+    if tell is not None and len(kept) < len(read):
+        tell(
+            f"{pairs}: {len(read) - len(kept)} of {len(read)} pairs left out: not of dimension "
+            f"{visible(dimension)}, the model's"
+        )
+    return kept
 
 
 def _refuse_training_pairs(folder: Path, pairs: Path, sha256: str) -> None:

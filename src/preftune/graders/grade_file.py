@@ -18,6 +18,7 @@ from preftune.graders.run import GraderRunner
 from preftune.graders.sample import Item, Sample
 from preftune.lines import RawRow, RefusedError, guarded, head_of, json_rows
 from preftune.progress import progress
+from preftune.prompts.rows import check_paths
 from preftune.records import decode
 from preftune.responses.journal import Journal
 from preftune.text import visible
@@ -33,6 +34,7 @@ class Task:
     response_id: str
     prompt_id: str
     row: Row
+    answers_item: bool = False  # a response, whose item comes from the file of items
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,11 +72,15 @@ def grade_file(
         items: the RFT rows that the responses answer.
 
     Raises:
-        DataError: a row that is neither, a response whose prompt is not among the items, or an
-            unfinished grading of something else in the way.
+        DataError: a row that is neither, a response whose prompt is not among the items, items
+            that no row needs, `out` in the place of an input, or an unfinished grading of
+            something else in the way.
     """
+    check_paths([source, items], [out])
     tasks = list(_tasks(source, items_of(read_rft_rows(items)) if items else None))
-    key = content_id("g", runner.grader, sha256_of(source), sha256_of(items) if items else "")
+    if items and not any(task.answers_item for task in tasks):
+        raise DataError(f"{source}: its lines bring their own items. Leave {items} out.")
+    key = content_id("g", runner.key, sha256_of(source), sha256_of(items) if items else "")
     with Journal(out.with_name(f"{out.name}.unfinished")) as journal:
         done = _kept(journal, key)
         kept = len(done)
@@ -131,6 +137,7 @@ def _task(raw: RawRow, items: Mapping[str, Item] | None) -> Task:
         response_id=response.id,
         prompt_id=response.prompt_id,
         row=(sample, items[response.prompt_id]),
+        answers_item=True,
     )
 
 
@@ -154,7 +161,8 @@ def _kept(journal: Journal, key: str) -> dict[str, Score]:
         head: dict[str, Any] = msgspec.json.decode(journal.found[0])
         if head.get("grading") != key:
             raise DataError(
-                f"{journal.path}: of another grader or file. Finish that grading, or delete it."
+                f"{journal.path}: of another grader, server or file. Finish that grading, or "
+                "delete it."
             )
         for line in journal.found[1:]:
             score = msgspec.json.decode(line, type=Score)

@@ -23,14 +23,14 @@ class GraderScorer:
         An RFT file's are `items_of(read_rft_rows(path))`.
         """
         self._runner, self._items = runner, items
+        self._hash = content_id("g", runner.key, items).removeprefix("g-")[:12]
         self.errors: Counter[str] = Counter()
         self.problems: dict[str, str] = {}
 
     @property
     def name(self) -> str:
-        """Return the grader's name and a hash of all that is in it."""
-        grader = self._runner.grader
-        return f"{grader.name}@{content_id('g', grader).removeprefix('g-')[:12]}"
+        """Return the grader's name and a hash of it, of the models it asks and of all items."""
+        return f"{self._runner.grader.name}@{self._hash}"
 
     def score(self, rows: Sequence[Answer]) -> list[float | None]:
         """Return one reward per row, in the same order; None where the grading went wrong.

@@ -5,7 +5,6 @@ harmless like an answer before a judge, and the score is read from the grading m
 """
 
 import json
-import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -149,10 +148,14 @@ def _graded(grader: ModelGrader, outcome: ChatAnswer | ChatFailure) -> Graded:
 def _score(grader: ScoreModel, answer: ChatAnswer) -> tuple[float, float]:
     """Return the number in the answer, clipped to the range, and as it was given."""
     found = _result(answer)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+    if isinstance(found, bool) or not isinstance(found, int | float):
         raise _unreadable(answer, "no number in result")
+    try:
+        score = float(found)
+    except OverflowError as error:
+        raise _unreadable(answer, "too large a number in result") from error
     low, high = grader.range
-    return min(max(float(found), low), high), float(found)
+    return min(max(score, low), high), score
 
 
 def _label(grader: LabelModel, answer: ChatAnswer) -> tuple[float, str]:

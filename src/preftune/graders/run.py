@@ -33,6 +33,7 @@ from preftune.graders.specs import (
     leaves,
 )
 from preftune.graders.templates import parse_template
+from preftune.types import content_id
 
 Engine = Callable[[Sequence[Row]], list[Graded]]
 EngineOf = Callable[[Leaf], Engine | None]
@@ -79,13 +80,18 @@ class GraderRunner:
         self.grader = grader
         self.formula = _formula(grader)
         self._client_of, self._sandbox = client_of, sandbox or SandboxSettings()
-        self._open = ExitStack()
+        self._open, self._asked = ExitStack(), set[str]()
         with ExitStack() as until_ready:
             until_ready.callback(self.close)
             self._engines = {
                 name: engine_of(leaf) or self._engine(leaf) for name, leaf in leaves(grader).items()
             }
             until_ready.pop_all()
+
+    @property
+    def key(self) -> str:
+        """Return a hash of the grader and of the models it asks, by name and server."""
+        return content_id("g", self.grader, sorted(self._asked))
 
     def run(self, sample: Sample, item: Item) -> GradeResult:
         """Return what the grader says of one sample."""
@@ -134,6 +140,7 @@ class GraderRunner:
                 f"grader {leaf.name!r}: asks model {leaf.model!r} of no known server. Name one."
             )
         client = self._client_of(leaf.model)
+        self._asked.add(client.name)
 
         def grade(rows: Sequence[Row]) -> list[Graded]:
             began = perf_counter()

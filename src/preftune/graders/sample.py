@@ -59,11 +59,12 @@ class Sample:
 
     def _json(self) -> Any:
         try:
-            return parse_json(b'{"value":%s}' % self.output_text.encode())["value"]
-        except (DataError, UnicodeEncodeError) as error:
+            ((_, value),) = parse_json(b'{"value":%s}' % self.output_text.encode()).items()
+        except (DataError, ValueError) as error:  # ValueError: the text brings fields of its own
             raise GradingError(
                 "sample.output_json: the sample is not JSON", sample_parse_error=True
             ) from error
+        return value
 
     def _tools(self) -> list[dict[str, Any]]:
         return [

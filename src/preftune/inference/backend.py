@@ -18,10 +18,28 @@ from preftune.types import Prompt, Response, Sampling, assistant
 class TransformersGenerator:
     """Answers with a model in this process; keeps the token ids of the prompts it has seen."""
 
-    def __init__(self, model: nn.Module, chat: Chat, settings: GenerateSettings, name: str) -> None:
-        """Take a model, its chat, how to draw, and a name for just these weights and template."""
+    def __init__(
+        self,
+        model: nn.Module,
+        chat: Chat,
+        settings: GenerateSettings,
+        name: str,
+        *,
+        exactly: str = "",
+    ) -> None:
+        """Take a model, its chat, how to draw, and a name for just these weights and template.
+
+        With a name that anyone may give to other weights, `exactly` tells these apart from them.
+        """
         self.model, self.chat, self.settings, self.name = model, chat, settings, name
+        self.exactly = exactly or name
         self._ids: dict[str, tuple[int, ...]] = {}
+
+    def drawing(self, settings: GenerateSettings) -> "TransformersGenerator":
+        """Return the same model, drawing in another way."""
+        return TransformersGenerator(
+            self.model, self.chat, settings, self.name, exactly=self.exactly
+        )
 
     def sampling(self, seed: int) -> Sampling:
         """Return how a response is drawn from `seed`."""
@@ -83,7 +101,8 @@ def load_generator(
     """Return a generator from a model folder, adapter folder or hub id.
 
     Without a `name` it is the folder's with the first 12 digits of the fingerprint of weights and
-    template, `tuned@3f2a…`: other weights under the same name are never taken for these.
+    template, `tuned@3f2a…`. Other weights under the same name are never taken for these: the
+    fingerprint is in the ids of responses whatever the name.
 
     Raises:
         ModelError: the model, its tokenizer or its template cannot be used.
@@ -92,5 +111,6 @@ def load_generator(
     model = load_policy(folder_or_id, trust_remote_code=trust_remote_code)
     if torch.cuda.is_available():
         model.to("cuda")
-    name = name or f"{Path(folder_or_id).resolve().name}@{model_fingerprint(model, chat)[:12]}"
-    return TransformersGenerator(model, chat, settings, name)
+    digits = model_fingerprint(model, chat)[:12]
+    exactly = f"{name or Path(folder_or_id).resolve().name}@{digits}"
+    return TransformersGenerator(model, chat, settings, name or exactly, exactly=exactly)

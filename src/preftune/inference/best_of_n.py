@@ -6,7 +6,7 @@ k of n draws are those that a run with n = k makes.
 
 import math
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass, replace
 
 from preftune.errors import DataError, HealthError, SettingsError
@@ -94,6 +94,7 @@ def best_of_n(
     lengths: Lengths | None = None,
     deadline_s: float | None = None,
     stopping: Stopping | None = None,
+    checked: Collection[str] | None = None,
     clock: Clock = time.monotonic,
 ) -> list[Best]:
     """Return the best of `n` responses to each prompt, with all draws and scores, in their order.
@@ -111,6 +112,7 @@ def best_of_n(
         deadline_s: draw in rounds while another round is expected to end in time, in seconds. The
             first round, one response per prompt, is always drawn to its end.
         stopping: stop drawing for a prompt when one more draw is not worth its cost.
+        checked: ids of prompts to draw in full all the same; None: the share that `stopping` says.
         clock: tells the time in seconds.
 
     Raises:
@@ -119,16 +121,18 @@ def best_of_n(
         SettingsError: `n`, `seed` or `deadline_s` out of range, `n` > 1 at temperature 0, or both
             ways to stop at once.
     """
-    if deadline_s is not None and (stopping is not None or not deadline_s > 0):
+    if deadline_s is not None and (stopping is not None or not 0 < deadline_s < math.inf):
         raise SettingsError(
-            f"deadline_s {deadline_s}. Give a time above 0, and not together with stopping."
+            f"deadline_s {deadline_s}. Give a finite time above 0, and not together with stopping."
         )
     requests = plan(prompts, generator, n=n, seed=seed)
     generator.check(prompts)
     queues = [requests[start : start + n] for start in range(0, len(requests), n)]
     desk = Desk(generator, scorer, gold, lengths)
     if stopping is not None:
-        return _until_enough(desk, queues, stopping, seed)
+        if checked is None:
+            checked = check_prompts([prompt.id for prompt in prompts], stopping.check_frac, seed)
+        return _until_enough(desk, queues, stopping, checked)
     drawn = _in_time(desk, queues, deadline_s, clock) if deadline_s else desk.draw_all(queues)
     return [
         Best(prompt_id=q[0].prompt.id, draws=tuple(d)) for q, d in zip(queues, drawn, strict=True)
@@ -201,11 +205,12 @@ def scores_of(scorer: Scorer, answered: Sequence[Answered]) -> list[float | None
     """
     if not answered:
         return []
-    scores = scorer.score([(prompt, response.messages) for prompt, response in answered])
-    if len(scores) != len(answered):
+    given = scorer.score([(prompt, response.messages) for prompt, response in answered])
+    if len(given) != len(answered):
         raise DataError(
-            f"{scorer.name}: {len(scores)} scores for {len(answered)} responses. Give one each."
+            f"{scorer.name}: {len(given)} scores for {len(answered)} responses. Give one each."
         )
+    scores = [None if score is None else float(score) for score in given]  # of numpy, or bools
     for score, (prompt, _) in zip(scores, answered, strict=True):
         if score is not None and not math.isfinite(score):
             raise HealthError(
@@ -235,11 +240,13 @@ def _in_time(
 
 
 def _until_enough(
-    desk: Desk, queues: Sequence[Sequence[Request]], stopping: Stopping, seed: int
+    desk: Desk,
+    queues: Sequence[Sequence[Request]],
+    stopping: Stopping,
+    checked: Collection[str],
 ) -> list[Best]:
     """Draw one more for every open prompt, round by round; checked prompts are never closed."""
     ids = [queue[0].prompt.id for queue in queues]
-    checked = check_prompts(ids, stopping.check_frac, seed)
     n = len(queues[0])
     count = min(stopping.least, n)
     drawn = desk.draw_all([queue[:count] for queue in queues])

@@ -11,6 +11,7 @@ from preftune.types import (
     PreferencePair,
     Prompt,
     Provenance,
+    Record,
     Response,
     content_id,
     text_of,
@@ -21,10 +22,7 @@ def write_demonstrations(bests: Sequence[Best], prompts: Sequence[Prompt], path:
     """Write the best response to each prompt as a chat to imitate; return what was written.
 
     A best response that was cut at its longest length teaches no end, an empty one nothing; both
-    are left out and counted.
-
-    Raises:
-        DataError: nothing to write.
+    are left out and counted. With nothing to write there is no file.
     """
     left: Counter[str] = Counter()
     rows = []
@@ -36,8 +34,7 @@ def write_demonstrations(bests: Sequence[Best], prompts: Sequence[Prompt], path:
         else:
             id_ = content_id("demo", prompt.id, best.best.messages)
             rows.append(Demonstration(id=id_, prompt=prompt, response=best.best.messages))
-    write_records(path, rows, format="chat")
-    return _said(len(rows), "demonstrations", path, left)
+    return _written(rows, "demonstrations", path, "chat", left)
 
 
 def write_pairs(
@@ -45,10 +42,7 @@ def write_pairs(
 ) -> str:
     """Write the best against the worst response to each prompt; return what was written.
 
-    A response that was cut, or that is empty, is neither.
-
-    Raises:
-        DataError: nothing to write.
+    A response that was cut, or that is empty, is neither. With nothing to write there is no file.
     """
     left: Counter[str] = Counter()
     rows = []
@@ -64,8 +58,7 @@ def write_pairs(
             left["have a best and a worst of equal text"] += 1
         else:
             rows.append(_pair(prompt, chosen, rejected, scorer))
-    write_records(path, rows, format="preftune")
-    return _said(len(rows), "pairs", path, left)
+    return _written(rows, "pairs", path, "preftune", left)
 
 
 def _pair(prompt: Prompt, chosen: Draw, rejected: Draw, scorer: str) -> PreferencePair:
@@ -93,6 +86,10 @@ def _score(draw: Draw) -> float:
     return draw.score or 0.0
 
 
-def _said(rows: int, what: str, path: Path, left: Counter[str]) -> str:
+def _written(rows: Sequence[Record], what: str, path: Path, format: str, left: Counter[str]) -> str:
+    """Write the rows, if there are any; return what was written and left out."""
+    if rows:
+        write_records(path, rows, format=format)
+    said = f"{len(rows)} {what} in {path}" if rows else f"no {what}, {path} is not written"
     out = ", ".join(f"{count} prompts {why}" for why, count in left.items())
-    return f"{rows} {what} in {path}" + (f"; left out: {out}" if out else "")
+    return said + (f"; left out: {out}" if out else "")

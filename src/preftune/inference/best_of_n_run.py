@@ -4,7 +4,7 @@
 is drawn whole or not at all, so every response is drawn once. All other files are made from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,13 +30,17 @@ from preftune.inference.best_of_n_settings import BestOfNSettings, SavingSetting
 from preftune.inference.combine import CombineSettings
 from preftune.inference.early_rejection import best_of_n_rejecting
 from preftune.inference.reward_scorer import load_scorer
+from preftune.inference.stopping import check_prompts
 from preftune.progress import progress
+from preftune.prompts.rows import check_paths
 from preftune.records import encode
 from preftune.responses.generator import Generator
 from preftune.responses.journal import Journal
-from preftune.responses.sample import BLOCK, plan
+from preftune.responses.sample import BLOCK, plan, who_answers
 from preftune.settings import build, read_yaml
 from preftune.types import Prompt
+
+BESIDE = ("draws.jsonl", "scores.jsonl", "report.json", "svg", "journal.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +54,8 @@ class Job:
     gold: Scorer | None = None
     saving: SavingSettings = field(default_factory=SavingSettings)
 
-    def draw(self, prompts: Sequence[Prompt]) -> list[Best]:
-        """Return the best of n for these prompts, drawn together."""
+    def draw(self, prompts: Sequence[Prompt], checked: Collection[str]) -> list[Best]:
+        """Return the best of n for these prompts, drawn together; those checked in full."""
         early = self.saving.early_rejection
         model = self.generator if isinstance(self.generator, TransformersGenerator) else None
         if early is None:
@@ -65,6 +69,7 @@ class Job:
                 lengths=token_lengths(model.chat) if model else None,
                 deadline_s=self.saving.deadline_s or None,
                 stopping=self.saving.stopping,
+                checked=checked,
             )
         if model is None:
             raise SettingsError(
@@ -72,7 +77,14 @@ class Job:
                 "Leave early rejection out."
             )
         return best_of_n_rejecting(
-            model, self.scorer, prompts, n=self.n, seed=self.seed, early=early, gold=self.gold
+            model,
+            self.scorer,
+            prompts,
+            n=self.n,
+            seed=self.seed,
+            early=early,
+            gold=self.gold,
+            checked=checked,
         )
 
     @property
@@ -100,19 +112,20 @@ def best_of_n_file(
         prompts: each with an id of its own.
         out: file of responses to make, one per prompt that has a scored one.
         block: about how many responses are drawn together; go on with the same number. With a
-            deadline all prompts are one block.
+            deadline all prompts are one block, and stopping knows the scores of its block only.
         distil: demonstrations to write as chat rows: what each prompt's best response was.
         pairs: preference pairs to write: best against worst.
 
     Raises:
-        DataError: as `best_of_n`, a journal of another job, or no response that could be scored.
+        DataError: as `best_of_n`, a journal of another job, one file for two outputs, or no
+            response that could be scored.
         HealthError: a score that is NaN or infinite.
         SettingsError: as `best_of_n`.
     """
+    check_paths([], _outputs(out, distil, pairs))
     plan(prompts, job.generator, n=job.n, seed=job.seed)  # refuses what cannot be asked
     job.generator.check(prompts)
-    size = len(prompts) if job.saving.deadline_s else max(1, block // job.n)
-    bests = _drawn(job, prompts, size, _beside(out, "journal.jsonl"))
+    bests = _drawn(job, prompts, block, _beside(out, "journal.jsonl"))
     report = make_report(bests, n=job.n, names=job.names, saving=job.saving.rule)
     if len(report.failed) == len(prompts):
         raise DataError(
@@ -120,15 +133,17 @@ def best_of_n_file(
             "Look at the scorer; the draws are kept."
         )
     _write(bests, out)
-    notes = [*report.notes, *_grading_trouble(job)]
-    if distil is not None:
-        notes.append(write_demonstrations(bests, prompts, distil))
-    if pairs is not None:
-        notes.append(write_pairs(bests, prompts, pairs, scorer=job.scorer.name))
-    report = replace(report, notes=tuple(notes))
+    report = _with_notes(report, _grading_trouble(job))
     write_report(report, _beside(out, "report.json"))
     if report.rows:
         draw_plot(report.rows, _beside(out, "svg"))
+    taught = []
+    if distil is not None:
+        taught.append(write_demonstrations(bests, prompts, distil))
+    if pairs is not None:
+        taught.append(write_pairs(bests, prompts, pairs, scorer=job.scorer.name))
+    report = _with_notes(report, taught)
+    write_report(report, _beside(out, "report.json"))
     return report
 
 
@@ -138,10 +153,14 @@ def run_best_of_n(s: BestOfNSettings) -> BestOfNReport:
     Graders need the rows that bring their items, so with one `prompts` is a file of RFT rows.
 
     Raises:
-        PreftuneError: as `best_of_n_file`, `load_generator`, `load_scorer` and `read_grader`.
+        PreftuneError: as `best_of_n_file`, `load_generator`, `load_scorer` and `read_grader`; or
+            an output in the place of what is read.
     """
+    read = [s.prompts, s.grader, s.combine, Path(s.gold) if s.gold_is_grader else None]
+    check_paths(read, _outputs(s.out, s.distil, s.pairs))
     rows = read_rft_rows(s.prompts) if s.has_grader else []
-    prompts = [row.prompt for row in rows] or read_prompts(s.prompts)
+    asked = {row.prompt.id: row.prompt for row in rows}
+    prompts = list(asked.values()) or read_prompts(s.prompts)
     generator = load_generator(s.model, s.draw, name=s.name, trust_remote_code=s.trust_remote_code)
     with ExitStack() as held:
 
@@ -160,9 +179,7 @@ def run_best_of_n(s: BestOfNSettings) -> BestOfNReport:
             gold=gold,
             saving=s.saving,
         )
-        return best_of_n_file(
-            job, prompts, out=s.out, block=4 * s.draw.batch_size, distil=s.distil, pairs=s.pairs
-        )
+        return best_of_n_file(job, prompts, out=s.out, distil=s.distil, pairs=s.pairs)
 
 
 def _combination(s: BestOfNSettings) -> CombineSettings | None:
@@ -181,25 +198,31 @@ def _grading_trouble(job: Job) -> list[str]:
     ]
 
 
-def _drawn(job: Job, prompts: Sequence[Prompt], size: int, path: Path) -> list[Best]:
+def _with_notes(report: BestOfNReport, notes: Sequence[str]) -> BestOfNReport:
+    return replace(report, notes=(*report.notes, *notes))
+
+
+def _drawn(job: Job, prompts: Sequence[Prompt], block: int, path: Path) -> list[Best]:
     """Return the best of every prompt: those of the journal, then those drawn now."""
+    size = len(prompts) if job.saving.deadline_s else max(1, block // job.n)
+    checked = check_prompts([prompt.id for prompt in prompts], job.saving.check_frac, job.seed)
     blocks = [prompts[start : start + size] for start in range(0, len(prompts), size)]
     with Journal(path) as journal:
-        found = _found(journal, _header(job, prompts, size))
+        found = _found(journal, _header(job, prompts, block))
         done = sum(map(len, found))
         with progress("best of n", len(prompts), done=done) as advance:
             for part in blocks[len(found) :]:
-                found.append(job.draw(part))
+                found.append(job.draw(part, checked))
                 journal.add(msgspec.json.encode(found[-1]) + b"\n")
                 advance(len(part))
     return [best for part in found for best in part]
 
 
-def _header(job: Job, prompts: Sequence[Prompt], size: int) -> dict[str, Any]:
+def _header(job: Job, prompts: Sequence[Prompt], block: int) -> dict[str, Any]:
     """Return all that the draws and scores depend on."""
-    generator, scorer, gold = job.names
+    name, scorer, gold = job.names
     return {
-        "generator": generator,
+        "generator": [name, who_answers(job.generator)],
         "scorer": scorer,
         "gold": gold,
         "prompts": dataset_hash(prompts),
@@ -207,7 +230,7 @@ def _header(job: Job, prompts: Sequence[Prompt], size: int) -> dict[str, Any]:
         "seed": job.seed,
         "sampling": asdict(job.generator.sampling(job.seed)),
         "saving": asdict(job.saving),
-        "block_prompts": size,
+        "block": block,
     }
 
 
@@ -248,6 +271,11 @@ def _write(bests: Sequence[Best], out: Path) -> None:
             file.write(msgspec.json.encode(row) + b"\n")
     with atomic_open(out) as file:
         file.writelines(encode(best.best) for best in bests if best.best is not None)
+
+
+def _outputs(out: Path, *exports: Path | None) -> list[Path | None]:
+    """Return all files that a run writes."""
+    return [out, *(_beside(out, ending) for ending in BESIDE), *exports]
 
 
 def _beside(out: Path, ending: str) -> Path:

@@ -73,6 +73,13 @@ class CombineSettings:
                 "combine constraint: what fails must rank under all that passes, so scores need a "
                 "floor. Give thresholds, and clip_sd (5 is usual)."
             )
+        for threshold in self.thresholds if self.combine == "constraint" else ():
+            if not -self.clip_sd < threshold <= self.clip_sd:
+                how = "never" if threshold > 0 else "always"
+                raise SettingsError(
+                    f"thresholds: {threshold} is {how} reached by scores that are clipped at "
+                    f"{self.clip_sd} sd. Give one between, or a larger clip_sd."
+                )
 
     def check_models(self, models: int) -> None:
         """Refuse settings that do not fit this many models.

@@ -4,13 +4,21 @@ The scorer marks a beginning as if it ended there. Reward models can; a rule tha
 line cannot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from preftune.errors import SettingsError
 from preftune.graders.scorer import Scorer
 from preftune.inference.backend import TransformersGenerator
-from preftune.inference.best_of_n import Best, Desk, Draw, mark_kept, scores_of, token_lengths
+from preftune.inference.best_of_n import (
+    Best,
+    Desk,
+    Draw,
+    Lengths,
+    mark_kept,
+    scores_of,
+    token_lengths,
+)
 from preftune.inference.stopping import check_prompts, share_of
 from preftune.responses.generator import Request
 from preftune.responses.sample import plan
@@ -49,6 +57,7 @@ def best_of_n_rejecting(
     seed: int,
     early: EarlyRejection,
     gold: Scorer | None = None,
+    checked: Collection[str] | None = None,
 ) -> list[Best]:
     """Return the best of those responses to each prompt whose beginnings scored best.
 
@@ -64,6 +73,7 @@ def best_of_n_rejecting(
         seed: as for `best_of_n`.
         early: how long the beginnings are, and how many are finished.
         gold: a second scorer, which chooses nothing.
+        checked: ids of prompts whose responses are all finished; None: the share that `early` says.
 
     Raises:
         DataError: as `best_of_n`.
@@ -73,33 +83,40 @@ def best_of_n_rejecting(
     _refuse_late(early, generator.settings.max_new_tokens)
     requests = plan(prompts, generator, n=n, seed=seed)
     generator.check(prompts)
-    desk = Desk(generator, scorer, gold, token_lengths(generator.chat))
+    lengths = token_lengths(generator.chat)
+    desk = Desk(generator, scorer, gold, lengths)
     begun = _begin(generator, requests, early.tokens)
     scores = scores_of(scorer, [(q.prompt, r) for q, r in zip(requests, begun, strict=True)])
-    checked = check_prompts([prompt.id for prompt in prompts], early.check_frac, seed)
+    if checked is None:
+        checked = check_prompts([prompt.id for prompt in prompts], early.check_frac, seed)
     kept = _kept(scores, n, early.keep_frac)
     wanted = [place for place, q in enumerate(requests) if place in kept or q.prompt.id in checked]
     whole = _finish(desk, requests, begun, wanted)
-    lengths = token_lengths(generator.chat)
-    found = []
-    for start in range(0, len(requests), n):
-        places = range(start, start + n)
-        id_ = requests[start].prompt.id
-        drawn = [place for place in places if place in whole]
-        is_kept = [number for number, place in enumerate(drawn) if place in kept]
-        extra = [p for p in places if p not in kept or not begun[p].finished]
-        twice = [p for p in extra if p in whole and begun[p].finished]
-        found.append(
-            Best(
-                prompt_id=id_,
-                draws=tuple(mark_kept([whole[place] for place in drawn], is_kept)),
-                checked=id_ in checked,
-                rejected=n - len(is_kept),
-                extra_tokens=sum(lengths([(requests[p].prompt, begun[p]) for p in extra])),
-                drawn_tokens=sum(lengths([(requests[p].prompt, begun[p]) for p in twice])),
-            )
-        )
-    return found
+    starts = range(0, len(requests), n)
+    bests = [_best(range(s, s + n), requests, begun, whole, kept, lengths) for s in starts]
+    return [replace(best, checked=best.prompt_id in checked) for best in bests]
+
+
+def _best(
+    places: range,
+    requests: Sequence[Request],
+    begun: Sequence[Response],
+    whole: Mapping[int, Draw],
+    kept: Container[int],
+    lengths: Lengths,
+) -> Best:
+    """Return what was begun and drawn for the prompt that has these places."""
+    drawn = [place for place in places if place in whole]
+    is_kept = [number for number, place in enumerate(drawn) if place in kept]
+    extra = [p for p in places if p not in kept or not begun[p].finished]
+    twice = [p for p in extra if p in whole and begun[p].finished]
+    return Best(
+        prompt_id=requests[places.start].prompt.id,
+        draws=tuple(mark_kept([whole[place] for place in drawn], is_kept)),
+        rejected=len(places) - len(is_kept),
+        extra_tokens=sum(lengths([(requests[p].prompt, begun[p]) for p in extra])),
+        drawn_tokens=sum(lengths([(requests[p].prompt, begun[p]) for p in twice])),
+    )
 
 
 def _refuse_late(early: EarlyRejection, longest: int) -> None:
@@ -114,8 +131,7 @@ def _begin(
     generator: TransformersGenerator, requests: Sequence[Request], tokens: int
 ) -> list[Response]:
     """Return the beginnings, each the first tokens of the response that its seed gives."""
-    settings = replace(generator.settings, max_new_tokens=tokens)
-    short = TransformersGenerator(generator.model, generator.chat, settings, generator.name)
+    short = generator.drawing(replace(generator.settings, max_new_tokens=tokens))
     return short.respond(requests)
 
 

@@ -15,6 +15,7 @@ from preftune.graders.scorer import Answer
 from preftune.inference.combine import CombineSettings
 from preftune.inference.reward_scorer import RewardScorer, load_scorer
 from preftune.inference.score import BATCH_SIZE, PairAccuracy, both_sides, pair_accuracy
+from preftune.prompts.rows import check_paths
 from preftune.types import Demonstration, PreferencePair, Prompt, Record, Response
 
 
@@ -57,11 +58,12 @@ def score_file(
 
     Raises:
         DataError: a file with neither pairs nor responses, responses without `prompts`, pairs
-            with, or a response to a prompt that is not there.
+            with, a response to a prompt that is not there, or `out` in the place of an input.
         HealthError: a score is NaN or infinite.
         ModelError: not a reward model's folder, or a row its template or length cannot hold.
         SettingsError: a combination that does not fit these models.
     """
+    check_paths([source, prompts], [out])
     records = read_records(source).records
     pairs = [record for record in records if isinstance(record, PreferencePair)]
     responses = [record for record in records if isinstance(record, Response)]

@@ -55,7 +55,7 @@ def expected_gain(scores: Sequence[float], spread: float) -> float:
     """
     m = len(scores)
     s = spread * math.sqrt(1 + 1 / m)
-    ahead = max(scores) - math.fsum(scores) / m
+    ahead = max(scores) - math.fsum(score / m for score in scores)
     if ahead > FARTHEST * s or s == 0.0:
         return 0.0
     z = ahead / s
@@ -71,9 +71,9 @@ def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
     freedom = sum(len(group) - 1 for group in groups if group)
     if freedom == 0:
         return math.inf
-    means = [math.fsum(group) / len(group) if group else 0.0 for group in groups]
-    squares = [(x - mean) ** 2 for group, mean in zip(groups, means, strict=True) for x in group]
-    return math.sqrt(math.fsum(squares) / freedom)
+    means = [math.fsum(x / len(group) for x in group) for group in groups]
+    away = [x - mean for group, mean in zip(groups, means, strict=True) for x in group]
+    return math.hypot(*away) / math.sqrt(freedom)  # no square of a number of any size overflows
 
 
 def check_prompts(ids: Sequence[str], check_frac: float, seed: int) -> Collection[str]:

@@ -126,7 +126,7 @@ class TieParameter(nn.Module):
         self.name = "nu" if model == "davidson" else "theta"
         self.least = 0.0 if model == "davidson" else 1.0
         start = initial_nu(tie_share) if model == "davidson" else initial_theta(tie_share)
-        self.raw = nn.Parameter(torch.tensor(math.log(math.expm1(start - self.least))))
+        self.raw = nn.Parameter(torch.tensor(_before_softplus(start - self.least)))
 
     def forward(self) -> Float[Tensor, ""]:
         """Return nu or theta."""
@@ -241,6 +241,11 @@ def is_reward_model(folder: str | Path) -> bool:
 
 def _empty_head(backbone: Any) -> nn.Linear:
     return nn.Linear(int(backbone.config.hidden_size), 1, bias=False)
+
+
+def _before_softplus(value: float) -> float:
+    """Return what softplus takes to this value, > 0: log(e^value - 1), however large it is."""
+    return value + math.log(-math.expm1(-value))
 
 
 def _read_at(sequence: TokenSequence, kind: Literal["decoder", "encoder"]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol, runtime_checkable
 
 from preftune.errors import DataError, RowError, SettingsError
 from preftune.files import fsync_dir
@@ -94,6 +94,20 @@ def sample(
     )
 
 
+@runtime_checkable
+class Exact(Protocol):
+    """A generator whose name is not enough to tell who answers, for a person chose it."""
+
+    @property
+    def exactly(self) -> str:
+        """Who answers: equal texts mean equal weights and template."""
+
+
+def who_answers(generator: Generator) -> str:
+    """Return what tells a generator apart from every other one."""
+    return generator.exactly if isinstance(generator, Exact) else generator.name
+
+
 def plan(prompts: Sequence[Prompt], generator: Generator, *, n: int, seed: int) -> list[Request]:
     """Return what to ask for: prompt by prompt, sample 0 to `n` - 1, each with a seed of its own.
 
@@ -123,7 +137,7 @@ def check_different(generators: Sequence[Generator]) -> None:
     """Raise `SettingsError` if there is no generator, or two that would give equal responses."""
     if not generators:
         raise SettingsError("no generator. Give one or more.")
-    if len({(g.name, g.sampling(0)) for g in generators}) < len(generators):
+    if len({(who_answers(g), g.sampling(0)) for g in generators}) < len(generators):
         names = ", ".join(dict.fromkeys(g.name for g in generators))
         raise SettingsError(f"{names}: one is given twice. Give each model and temperature once.")
 
@@ -138,7 +152,7 @@ def _request(prompt: Prompt, generator: Generator, index: int, seed: int) -> Req
     own_seed = row_seed(seed, prompt.id, index)
     drawn = generator.sampling(own_seed)
     return Request(
-        response_id=content_id("r", generator.name, drawn, prompt.id, index),
+        response_id=content_id("r", who_answers(generator), drawn, prompt.id, index),
         prompt=prompt,
         index=index,
         seed=own_seed,

@@ -1,7 +1,7 @@
 """Signs of an unhealthy run, each said once, with what to try."""
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,7 +10,7 @@ from statistics import fmean, median
 Row = Mapping[str, float | int]
 Window = Mapping[str, float]  # mean of each metric over WINDOW steps
 
-WINDOW = 20  # steps a judgement is made over
+WINDOW = 20  # steps a judgement is made over, of those that have its figures
 DISPLACED_NATS = 0.5  # experiments on displacement: margin up while chosen falls by more than this
 DISPLACED_PER_TOKEN = 0.1  # nats a token since the first window, for losses without a reference
 GRADIENT_JUMP = 10.0  # times the median of the last USUAL_STEPS
@@ -148,10 +148,14 @@ CHECKS = (
 
 @dataclass(kw_only=True, slots=True)
 class Health:
-    """Watches the metrics of a run; `note` is what the progress bar shows."""
+    """Watches the metrics of a run; `note` is what the progress bar shows.
 
-    window: list[Row] = field(default_factory=list)  # the steps since the last whole one
-    windows: list[Window] = field(default_factory=list)
+    Each check has windows of its own, made of the steps that have its metrics: a step without
+    pairs has no margin. `waiting` holds the steps since its last whole window.
+    """
+
+    waiting: dict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    windows: dict[str, list[Window]] = field(default_factory=lambda: defaultdict(list))
     norms: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL_STEPS))
     said: set[str] = field(default_factory=set)
     shown: list[str] = field(default_factory=list)
@@ -172,17 +176,17 @@ class Health:
                 yield message
 
     def _windowed(self, row: Row) -> Iterator[tuple[str, str]]:
-        self.window.append(row)
-        if len(self.window) < WINDOW:
-            return
-        shared = set.intersection(*(set(each) for each in self.window))
-        self.windows.append({name: fmean(each[name] for each in self.window) for name in shared})
-        self.window = []
         for check in CHECKS:
-            if shared.issuperset(check.metrics):
-                problem = check.problem(self.windows)
-                if problem:
-                    yield check.name, f"{problem}. {check.remedy}"
+            if not all(name in row for name in check.metrics):
+                continue
+            waiting, windows = self.waiting[check.name], self.windows[check.name]
+            waiting.append(row)
+            if len(waiting) < WINDOW:
+                continue
+            windows.append({name: fmean(each[name] for each in waiting) for name in check.metrics})
+            waiting.clear()
+            if problem := check.problem(windows):
+                yield check.name, f"{problem}. {check.remedy}"
 
     def _gradient(self, row: Row) -> Iterator[tuple[str, str]]:
         norm = row["grad_norm"]
@@ -193,7 +197,8 @@ class Health:
                 f"the gradient norm jumped to {norm:.3g}, {norm / usual:.0f} times the median. "
                 "Try a lower --lr or a longer --warmup-frac.",
             )
-        self.norms.append(norm)
+        if norm:  # a step that learnt nothing has none
+            self.norms.append(norm)
 
 
 def not_finite(learnt: Row, step: int) -> str:

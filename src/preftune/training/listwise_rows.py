@@ -19,7 +19,7 @@ from preftune.models.chat import Chat
 from preftune.models.tokens import TokenSequence
 from preftune.progress import progress
 from preftune.records import encode
-from preftune.training.rows import model_limit
+from preftune.training.rows import left_out, model_limit
 from preftune.training.run import Run
 from preftune.training.settings import LengthSettings
 from preftune.types import Message, PreferencePair, Prompt, RankedList, Record, UnpairedRow
@@ -216,9 +216,9 @@ def rows_that_fit(
     settings: LengthSettings,
     chat: Chat,
 ) -> list[Row]:
-    """Return the rows the model can hold, dealing with longer ones as the settings say.
+    """Return the rows that weigh something, dealing with long ones as the settings say.
 
-    Dropped ones go to a file in the run's folder, with a warning.
+    Dropped ones go to a file in the run's folder; what is left out is told.
 
     Raises:
         DataError: rows are too long and the choice is to stop, or a response alone is too long.
@@ -229,23 +229,25 @@ def rows_that_fit(
             f"max_length is {settings.max_length}, the model holds {model_limit(chat)}. Lower it."
         )
     limit = settings.max_length or model_limit(chat)
-    long = {number for number, row in enumerate(rows) if longest(row) > limit}
-    if not long:
-        return list(rows)
-    if settings.on_long == "stop":
+    long = [number for number, row in enumerate(rows) if longest(row) > limit]
+    fitting, dropped = list(rows), run.folder / "dropped_train.jsonl"
+    if long and settings.on_long == "stop":
         raise DataError(
             f"{len(long)} of {len(rows)} rows are longer than {limit} tokens (longest "
-            f"{max(longest(row) for row in rows)}; first: row {min(long) + 1}). "
+            f"{max(longest(row) for row in rows)}; first: row {long[0] + 1}). "
             "Raise --max-length, or choose --on-long drop or cut-prompt."
         )
-    if settings.on_long == "cut-prompt":
-        return [_prompt_cut(row, limit) for row in rows]
-    dropped = run.folder / "dropped_train.jsonl"
-    with atomic_open(dropped) as file:
-        for number in sorted(long):
-            file.write(encode(records[number]))
-    run.warn(f"{len(long)} of {len(rows)} rows were too long: see {dropped}")
-    return [row for number, row in enumerate(rows) if number not in long]
+    if long and settings.on_long == "cut-prompt":
+        fitting = [_prompt_cut(row, limit) for row in rows]
+    elif long:
+        with atomic_open(dropped) as file:
+            for number in long:
+                file.write(encode(records[number]))
+        fitting = [row for row in rows if longest(row) <= limit]
+    usable = [row for row in fitting if row.weight > 0]
+    for told in left_out(rows, fitting, usable, dropped=dropped):
+        run.warn(told)
+    return usable
 
 
 def longest(row: HasSequences) -> int:

@@ -103,7 +103,9 @@ class HeldOutPairs:
         return cls(rows=rows, reference=reference)
 
     def report(self, run: Run, core: Core, *, trained_on: Leans) -> None:
-        """Write how often the trained policy prefers what the raters chose."""
+        """Write how often the trained policy prefers what the raters chose, if a pair is left."""
+        if not self.rows:
+            return
         run.report_held_out(
             trained_on=trained_on, leans=self.rows.facts["lean"], margins=self.margins(core)
         )

@@ -60,6 +60,8 @@ class RewardSettings:
         _only_with(self, "margin_per_strength", "label", "margin")
         _only_with(self, "label", "objective", "bradley-terry")
         _only_with(self, "ties", "objective", "bradley-terry")
+        if self.engine.compile:
+            raise SettingsError("compile: reward models go without it. Leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,7 @@ from preftune.settings import checked
 from preftune.training.listwise_rows import RankedRow, longest, ranked_rows, without_start
 from preftune.training.loss_sum import LossSum
 from preftune.training.method_settings import RewardSettings
-from preftune.training.reward_data import read_material
+from preftune.training.reward_data import check_data, read_material
 from preftune.training.rows import DemonstrationRow, PairRow, TokenRows, model_limit
 from preftune.training.settings import DirectSettings, LengthSettings, SftSettings
 from preftune.training.tokenise import read_demonstration_rows, read_pair_rows
@@ -119,9 +119,11 @@ def plan(settings: Settings) -> Plan:
         raise DataError(
             f"{s.data}: all {len(rows)} rows are longer than {limit} tokens. Raise --max-length."
         )
+    too_long = len(rows) - len(fitting)
+    fitting = weighing_rows(fitting)
     sizes = RowSizes.of(fitting)
     order = Order.of_lengths(sizes.stream.tolist(), s.optimizer, seed=s.run.seed)
-    data = data_plan(sizes, order, too_long=len(rows) - len(fitting), limit=limit)
+    data = data_plan(sizes, order, too_long=too_long, limit=limit)
     work, free = workload(s, sizes, order), usable_bytes(torch.device("cpu"))
     suggested = fitting_micro_tokens(work.peak, free, longest_row=work.longest_row)
     s, asked = settled(s, sizes, free), s.engine.micro_tokens
@@ -142,7 +144,12 @@ def plan(settings: Settings) -> Plan:
 
 
 def read_rows(s: Settings) -> tuple[Rows, int]:
-    """Return every row of the run's data, and how long one may be, in tokens."""
+    """Return every row of the run's data, and how long one may be, in tokens.
+
+    Raises:
+        DataError: rows that the run would refuse.
+        SettingsError: options that the rows give no cause for.
+    """
     chat = load_chat(s.model)
     limit = s.length.max_length or model_limit(chat)
     if isinstance(s, SftSettings):
@@ -150,6 +157,7 @@ def read_rows(s: Settings) -> tuple[Rows, int]:
     if isinstance(s, DirectSettings):
         return read_pair_rows(s.data, chat), limit
     material = read_material(s.data, chat, dimension=s.dimension)
+    check_data(material, s)
     return material if isinstance(material, TokenRows) else ranked_rows(material, chat), limit
 
 
@@ -163,6 +171,11 @@ def fitting_rows(rows: Rows, settings: LengthSettings, limit: int) -> Rows:
         return rows.without_start(cut).at(np.flatnonzero(excess == cut))
     shorter = [_shortened(row, limit) if cutting else row for row in rows]
     return [row for row in shorter if longest(row) <= limit]
+
+
+def weighing_rows(rows: Rows) -> Rows:
+    """Return the rows that weigh something: a run leaves the others out."""
+    return rows.weighing() if isinstance(rows, TokenRows) else [r for r in rows if r.weight > 0]
 
 
 def _shortened(row: RankedRow, limit: int) -> RankedRow:

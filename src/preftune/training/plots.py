@@ -75,7 +75,8 @@ def looks_figure(rows: Sequence[Evaluation]) -> "Figure | None":
     if known:
         x, y, errors = zip(*known, strict=True)
         axis.errorbar(x, y, yerr=errors, fmt="s-", color=ORANGE, markersize=3, label="gold")
-        _draw_law(axis, np.array(x), np.array(y))
+        if rows[0].step == 0 and rows[0].gold is not None:  # the law counts from the reference
+            _draw_law(axis, np.array(x), np.array(y))
     axis.set_xlabel("distance from the reference: √KL, KL in nats a response", fontsize=8)
     axis.legend(fontsize=7, frameon=False, loc="lower right")
     return drawn

@@ -29,6 +29,7 @@ from preftune.training.observer import Observer, introduce
 from preftune.training.plots import plot_looks
 from preftune.training.policy_settings import RolloutSettings
 from preftune.training.probe import draw
+from preftune.training.readable import too_tight
 from preftune.training.roles import CRITIC, POLICY, Roles, described, new_roles, train_adapters
 from preftune.training.rollout_batch import (
     Experience,
@@ -41,7 +42,7 @@ from preftune.training.run import Run
 from preftune.training.scorers import Asked, Settings, asked_and_scored, prompts_in
 from preftune.training.shared_rewards import SharedRewards
 from preftune.training.validation import on_prompts
-from preftune.training.watch import Watch, looks
+from preftune.training.watch import Watch, looked, looks, said_as
 
 STEP_0_TOLERANCE = 1e-5  # nats a token
 SIGNAL_STEPS = 3  # steps within which rewards must differ
@@ -89,6 +90,7 @@ def _material(s: Settings, asked: Asked) -> Material:
     }
     if asked.audit is not None:
         inputs["audit"] = asked.audit.name
+        refuse_a_single_prompt(chosen, where=s.watch.watch_data or s.data)
     return Material(
         chat=chat,
         policy=policy,
@@ -98,6 +100,27 @@ def _material(s: Settings, asked: Asked) -> Material:
         audit=asked.audit,
         inputs=inputs,
     )
+
+
+def say_what_is_tight(run: Run, material: Material, *, max_new_tokens: int) -> None:
+    """Warn where reward or audit models may not hold the longest responses."""
+    for scorer, rows in ((material.scorer, material.prompts), (material.audit, material.watched)):
+        prompts = [row.prompt for row in rows]
+        for problem in too_tight(scorer, prompts, max_new_tokens=max_new_tokens):
+            run.warn(problem)
+
+
+def refuse_a_single_prompt(watched: Sequence[Any], *, where: Path) -> None:
+    """Refuse an audit of looks on one prompt.
+
+    Raises:
+        DataError: says why.
+    """
+    if len(watched) == 1:
+        raise DataError(
+            f"{where}: one prompt to look at, and gold of one response has no error to judge a "
+            "change by. Give two or more, or leave the audit out."
+        )
 
 
 def prompt_rows(
@@ -164,6 +187,7 @@ class PolicyRun:
         if isinstance(material.scorer, SharedRewards):
             material.scorer.attach(roles.policy)
             train_adapters(roles.policy, (POLICY, CRITIC))
+        say_what_is_tight(run, material, max_new_tokens=s.rollout.max_new_tokens)
         critic = Part(name=CRITIC_PART, mark=CRITIC_PART, lr_factor=critic_lr_factor)
         order = Order.of_lengths(
             [len(row.ids) for row in material.prompts], s.optimizer, seed=s.run.seed
@@ -185,6 +209,7 @@ class PolicyRun:
             source=source,
             chat=material.chat,
             seed=s.run.seed,
+            token_limit=s.engine.token_limit,
         )
         return cls(
             run=run,
@@ -275,8 +300,8 @@ class PolicyRun:
             self.run.end_early(
                 f"sampled KL {kl:.2f} nats a response, above kl_stop {limits.kl_stop}", step=step
             )
-        elif kl > limits.kl_alarm and "kl" not in self.run.health.said:
-            self.run.health.said.add("kl")
+        elif kl > limits.kl_alarm and said_as("kl") not in self.run.health.said:
+            self.run.health.said.add(said_as("kl"))
             if any(row["kl"] > limits.kl_alarm for row in self.run.metrics()[:-1]):
                 return  # said before this run was stopped and went on
             self.run.warn(
@@ -288,11 +313,11 @@ class PolicyRun:
     def publish(self) -> Path:
         """Look once more, go back to the best look if the run was stopped, save the policy."""
         steps = len(self.run.metrics())
-        if self.s.watch.watch_every and not any(row.step == steps for row in looks(self.run)):
+        if self.s.watch.watch_every and not looked(self.run, steps):
             self.source.publish(self.roles.policy, version=steps)
             self.watch.look(self.run, self.learner, self.roles, step=steps)
         self.watch.go_back(self.run, self.learner)
-        plot_looks(looks(self.run), self.run.folder / "plots")
+        plot_looks(looks(self.run.folder), self.run.folder / "plots")
         self.learner.masters.finish()
         policy = self.roles.finish()
         self.source.close()

@@ -19,12 +19,11 @@ from preftune.losses.pairwise import (
     rao_kupper_loss,
     soft_bradley_terry_loss,
 )
-from preftune.models.chat import Chat, load_chat
+from preftune.models.chat import load_chat
 from preftune.models.fingerprint import fingerprint, model_fingerprint
 from preftune.models.heads import RewardModel, TieParameter, new_reward_model, save_reward_model
 from preftune.models.reward_card import STARTED_FROM, Normalisation, RewardCard
 from preftune.settings import checked
-from preftune.training.facts import Leans
 from preftune.training.listwise_rows import Comparisons, Lists, RankedRow, in_lists
 from preftune.training.method_settings import RewardSettings
 from preftune.training.reward_data import (
@@ -42,9 +41,8 @@ from preftune.training.reward_data import (
 from preftune.training.rows import PairRow, TokenRows, stream_lengths
 from preftune.training.run import Run
 from preftune.training.tokenise import pair_rows
-from preftune.types import PreferencePair
 
-SCORE_BATCH = 64  # rows scored in one forward
+SCORE_BATCH = 64  # most rows scored in one forward
 NORMALISE_ON = 512  # training rows that mean and standard deviation are taken over
 
 
@@ -60,7 +58,7 @@ def train(settings: RewardSettings) -> Path:
     s = checked(settings)
     chat = load_chat(s.model)
     material = read_material(s.data, chat, dimension=s.dimension)
-    held_out = read_held_out_of(s.held_out, s.dimension)
+    kept_out = pair_rows(read_held_out_of(s.held_out, s.dimension), chat)
     check_data(material, s)
     model = new_reward_model(s.model, seed=s.run.seed, lora=s.lora)
     inputs = {"data": material_hash(material), "model": model_fingerprint(model, chat)}
@@ -69,6 +67,7 @@ def train(settings: RewardSettings) -> Path:
             return run.final
         about = about_model(model, s)
         rows = preference_rows(run, material, chat, s)
+        held_rows = run.rows_that_fit(kept_out, s.length, chat, name="held_out")
         s = run.settled(s, rows)
         order = Order.of_lengths(stream_lengths(rows), s.optimizer, seed=s.run.seed)
         ties = tie_parameter(material, s)
@@ -82,9 +81,10 @@ def train(settings: RewardSettings) -> Path:
         masters.finish()
         model.eval()
         normalise(model, rows[:NORMALISE_ON], s)
-        if held_out:
-            leans = leans_of(material)
-            report_held_out(run, model, chat, s, trained_on=leans, held_out=held_out)
+        if held_rows:
+            found = margins(model, held_rows, s)
+            leans, held_leans = leans_of(material), held_rows.facts["lean"]
+            run.report_held_out(trained_on=leans, leans=held_leans, margins=found)
         about |= {ties.name: ties().item()} if ties else {}
         return run.publish(lambda folder: save_reward_model(model, chat, folder, about=about))
 
@@ -110,7 +110,7 @@ def backward(
 
     The loss is the weighted sum over comparisons (or lists) divided by the weight of the whole
     step, so that micro-batches of any size give the same gradient. All but the loss is measured on
-    the comparisons that are not tied, and 0 in a step without any.
+    the comparisons that are not tied, and left out of a step without any.
     """
     total = sum(weight_of(row, s) for row in batch)
     sums = torch.zeros(5)
@@ -125,16 +125,16 @@ def backward(
         right = (chosen > rejected).float().sum()
         count = (~compared.tied).float().sum()
         sums += torch.stack([loss, count, right, chosen.sum(), rejected.sum()]).detach().cpu()
-    mean_loss, count, right, chosen_sum, rejected_sum = sums.tolist()
-    ordered = max(count, 1.0)
-    return {
-        "loss": mean_loss,
-        "accuracy": right / ordered,
-        "chosen_reward": chosen_sum / ordered,
-        "rejected_reward": rejected_sum / ordered,
-        "reward_gap": (chosen_sum - rejected_sum) / ordered,
-        **({ties.name: ties().item()} if ties else {}),
-    }
+    mean_loss, ordered, right, chosen_sum, rejected_sum = sums.tolist()
+    metrics = {"loss": mean_loss}
+    if ordered:
+        metrics |= {
+            "accuracy": right / ordered,
+            "chosen_reward": chosen_sum / ordered,
+            "rejected_reward": rejected_sum / ordered,
+            "reward_gap": (chosen_sum - rejected_sum) / ordered,
+        }
+    return metrics | ({ties.name: ties().item()} if ties else {})
 
 
 def summed_loss(
@@ -221,34 +221,32 @@ def tie_parameter(material: Material, s: RewardSettings) -> TieParameter | None:
             return None
 
 
-def report_held_out(
-    run: Run,
-    model: RewardModel,
-    chat: Chat,
-    s: RewardSettings,
-    *,
-    trained_on: Leans,
-    held_out: Sequence[PreferencePair],
-) -> None:
-    """Write how often the model scores the better response higher; one pair per ranked list."""
-    rows = run.rows_that_fit(pair_rows(held_out, chat), s.length, chat, name="held_out")
-    scores = scores_of(model, rows).reshape(-1, 2)
-    run.report_held_out(
-        trained_on=trained_on,
-        leans=rows.facts["lean"],
-        margins=(scores[:, 0] - scores[:, 1]).tolist(),
-    )
+def margins(model: RewardModel, rows: Sequence[PairRow], s: RewardSettings) -> list[float]:
+    """Return how much higher the score of chosen is than that of rejected, per pair."""
+    scores = scores_of(model, rows, token_limit=s.engine.token_limit).reshape(-1, 2)
+    return (scores[:, 0] - scores[:, 1]).tolist()
 
 
 @torch.no_grad()
-def scores_of(model: RewardModel, rows: Sequence[PreferenceRow]) -> Tensor:
-    """Return the scores of all responses, row after row."""
-    return torch.cat([rewards_of(model, micro) for micro in chunks(rows, SCORE_BATCH)])
+def scores_of(model: RewardModel, rows: Sequence[PreferenceRow], *, token_limit: int) -> Tensor:
+    """Return the scores of all responses, row after row.
+
+    Args:
+        model: the reward model.
+        rows: the rows.
+        token_limit: most tokens in one forward, which has 64 rows at the most; 0: no limit.
+    """
+    found = []
+    for some in chunks(rows, SCORE_BATCH):
+        lengths, batch = stream_lengths(some), list(some)
+        parts = micro_batches(lengths, token_limit)
+        found += [rewards_of(model, [batch[place] for place in part]) for part in parts]
+    return torch.cat(found)
 
 
 def normalise(model: RewardModel, rows: Sequence[PreferenceRow], s: RewardSettings) -> None:
     """Give the scores of these training rows mean 0 and standard deviation 1, and say so."""
-    scores = scores_of(model, rows).double()
+    scores = scores_of(model, rows, token_limit=s.engine.token_limit).double()
     mean, std = scores.mean().item(), scores.std(correction=0).clamp_min(1e-8).item()
     model.set_normalisation(mean, std)
     said = Normalisation(

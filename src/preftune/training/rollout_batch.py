@@ -17,6 +17,7 @@ from preftune.models.chat import Chat
 from preftune.models.tokens import TokenSequence
 from preftune.text import visible
 from preftune.training.policy_settings import RewardingSettings
+from preftune.training.readable import scores_of
 from preftune.types import Message, Prompt
 
 LARGEST = torch.finfo(torch.float32).max
@@ -50,12 +51,14 @@ class Experience:
         return self.mask.sum(-1).reshape(self.scores.shape)
 
     def figures(self) -> dict[str, float]:
-        """Return what one wants to know of a batch of rollouts."""
+        """Return what one wants to know of a batch of rollouts; no reward where none was scored."""
         scores = self.scores[self.scored]
-        spread = scores.std(correction=0).item() if len(scores) else 0.0
+        rewards = {}
+        if len(scores):
+            spread = scores.std(correction=0).item()
+            rewards = {"reward": scores.mean().item(), "reward_sd": spread}
         return {
-            "reward": scores.mean().item() if len(scores) else 0.0,
-            "reward_sd": spread,
+            **rewards,
             "unscored": float((~self.scored).sum()),
             "finished_frac": self.finished.float().mean().item(),
             "length_tokens": self.lengths.float().mean().item(),
@@ -119,14 +122,14 @@ def experience(
 def scored_by(
     scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[Message]
 ) -> list[float | None]:
-    """Return the score of each response, checked.
+    """Return the score of each response, checked; None also where a reward model can't read it.
 
     Raises:
         HealthError: a score is NaN or beyond what fp32 holds; names the scorer and the prompt.
         DataError: the scorer gave another number of scores.
     """
     rows = [(prompt, (response,)) for prompt, response in zip(prompts, responses, strict=True)]
-    found = scorer.score(rows)
+    found = scores_of(scorer, rows)
     if len(found) != len(rows):
         raise DataError(
             f"{scorer.name}: {len(found)} scores for {len(rows)} responses. Return one for each."

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -128,6 +128,10 @@ class TokenRows(Sequence[Row], Generic[Row]):
         arrays = dataclasses.replace(self.arrays, spans=spans, facts=facts)
         return dataclasses.replace(self, arrays=arrays, numbers=self.numbers[places])
 
+    def weighing(self) -> "TokenRows[Row]":
+        """Return the rows that weigh something; a step of others would have no gradient."""
+        return self.at(np.flatnonzero(self.facts["weight"] > 0))
+
     def without_start(self, tokens: Array) -> "TokenRows[Row]":
         """Return the rows with the first `tokens[row]` tokens of each prompt left out."""
         spans = self.arrays.spans.copy()
@@ -177,6 +181,23 @@ def fit_length(
                     file.write(encode(record))
         return rows.at(np.flatnonzero(lengths <= limit))
     return _cut_prompts(rows, np.maximum(lengths - limit, 0), limit)
+
+
+def left_out(rows: Sized, fitting: Sized, usable: Sized, *, dropped: Path) -> Iterator[str]:
+    """Yield what a user should know of the rows that are not used.
+
+    Args:
+        rows: all of them.
+        fitting: those that are short enough.
+        usable: those of them that are used.
+        dropped: where the long ones are.
+    """
+    if len(fitting) < len(rows):
+        yield f"{len(rows) - len(fitting)} of {len(rows)} rows were too long: see {dropped}"
+    if len(usable) < len(fitting):
+        yield f"{len(fitting) - len(usable)} of {len(fitting)} rows weigh 0 and are left out"
+    if len(rows) and not len(usable):
+        yield f"none of {len(rows)} rows is left: nothing is learnt or reported of them"
 
 
 def stream_lengths(rows: Sequence[HasSequences]) -> list[int]:

@@ -62,7 +62,7 @@ from preftune.training.logs import LOGS, cut, read_rows
 from preftune.training.observer import Observer
 from preftune.training.plots import plot_run
 from preftune.training.probe import Probe
-from preftune.training.rows import Row, TokenRows, fit_length, model_limit
+from preftune.training.rows import Row, TokenRows, fit_length, left_out, model_limit
 from preftune.training.run_lock import locked
 from preftune.training.same_run import decisive, hash_of, refuse_other
 from preftune.training.settings import LengthSettings, RunSettings
@@ -223,18 +223,15 @@ class Run:
         *,
         name: str = "train",
     ) -> TokenRows[Row]:
-        """Return the rows the model can hold; dropped ones go to a file here, with a warning."""
+        """Return the rows that fit, for training those that weigh something; tell of the others."""
+        dropped, limit = self.folder / f"dropped_{name}.jsonl", model_limit(chat)
+        fitting = fit_length(rows, settings=settings, model_limit=limit, dropped=dropped)
+        usable = fitting if name == "held_out" else fitting.weighing()
         for note in rows.notes:
             self.warn(note)
-        dropped = self.folder / f"dropped_{name}.jsonl"
-        fitting = fit_length(
-            rows, settings=settings, model_limit=model_limit(chat), dropped=dropped
-        )
-        if len(fitting) < len(rows):
-            self.warn(
-                f"{len(rows) - len(fitting)} of {len(rows)} rows were too long: see {dropped}"
-            )
-        return fitting
+        for note in left_out(rows, fitting, usable, dropped=dropped):
+            self.warn(note)
+        return usable
 
     def settled(self, settings: S, rows: Sequence[HasSequences]) -> S:
         """Return the settings with a number in place of `micro_tokens: auto`.
@@ -319,8 +316,10 @@ class Run:
         write_json(self.folder / FILE, report)
 
     def warn(self, message: str, *, step: int | None = None) -> None:
-        """Keep a warning with the run and show it."""
-        append_jsonl(self.folder / "warnings.jsonl", {"step": step, "warning": message})
+        """Keep a warning with the run, once, and show it."""
+        row, log = {"step": step, "warning": message}, self.folder / "warnings.jsonl"
+        if row not in read_rows(log):
+            append_jsonl(log, row)
         self.health.shown.append(message)
 
     def publish(self, save: Callable[[Path], object]) -> Path:

@@ -28,9 +28,10 @@ def summary(folder: Path) -> str:
 def _fell(rows: Sequence[Mapping[str, float]]) -> str:
     """Return first and last loss; in preference tuning the NLL term stands beside it."""
     first, last = rows[0], rows[-1]
-    if "reward" in first:
+    rewards = [row["reward"] for row in rows if "reward" in row]
+    if rewards:
         return (
-            f"reward {first['reward']:.3f} → {last['reward']:.3f}, KL to the reference "
+            f"reward {rewards[0]:.3f} → {rewards[-1]:.3f}, KL to the reference "
             f"{last['kl']:.2f} nats a response"
         )
     if "preference_loss" not in first:
@@ -48,7 +49,7 @@ def _roles(file: Path) -> list[str]:
 
 def _moved(rows: Sequence[Mapping[str, float]]) -> list[str]:
     """Return a line on what preference tuning did to both sides by the last quarter of the run."""
-    if "reward_margin" not in rows[0] or "reward" in rows[0]:
+    if "reward_margin" not in rows[0] or "unscored" in rows[0]:
         return []
 
     def mean(name: str) -> float:

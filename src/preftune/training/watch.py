@@ -1,7 +1,8 @@
 """Looks at fresh samples while a policy is tuned: is it better, or is the reward being gamed?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from pathlib import Path
 from statistics import fmean, pstdev, stdev
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from preftune.engine.batches import chunks
+from preftune.engine.layout import micro_batches, stream_length
 from preftune.engine.learner import Learner
 from preftune.files import write_atomic
 from preftune.graders.scorer import Ensemble, Scorer
@@ -38,26 +40,39 @@ class Watch:
     source: RolloutSource
     chat: Chat
     seed: int
+    token_limit: int  # most tokens in one forward; 0: no limit
 
     def due(self, step: int) -> bool:
         """Whether to look before this step learns."""
         return bool(self.settings.watch_every) and step % self.settings.watch_every == 0
 
     def look(self, run: Run, learner: Learner, roles: Roles, *, step: int) -> None:
-        """Sample, measure, warn; end the run when the reward is being gamed.
+        """Sample, measure, warn; end the run when it is too far or the reward is being gamed.
 
         The weights of the best look so far are kept where the run may have to go back to them.
         """
-        row = self.measure(roles, step=step)
-        run.log_probe({name: value for name, value in asdict(row).items() if value is not None})
-        rows = looks(run)
+        found = self.measure(roles, step=step)
+        run.log_probe({name: value for name, value in found.items() if value is not None})
+        kl, most = found["kl"] or 0.0, self.limits.kl_stop
+        if most and kl > most and not run.stop_reason:
+            run.end_early(f"KL {kl:.2f} nats a response at a look, above kl_stop {most}", step=step)
+        if found["proxy"] is None:
+            run.warn("no score at this look: it says nothing. Look at the scorer.", step=step)
+            return
+        rows = looks(run.folder)
         if self._may_go_back():
             self._keep(run, learner, rows)
+        self.sound(run, rows)
+
+    def sound(self, run: Run, rows: Sequence[Evaluation]) -> None:
+        """Raise the alarms of the newest look, each once per run."""
+        step = rows[-1].step
         for alarm in alarms(rows, kl_alarm=self.limits.kl_alarm):
+            said = said_as(alarm.name)
             if alarm.stop and self.settings.stop_on_alarm and not run.stop_reason:
                 run.end_early(f"{alarm.problem}", step=step)
-            elif alarm.name not in run.health.said:
-                run.health.said.add(alarm.name)
+            elif said not in run.health.said:
+                run.health.said.add(said)
                 if not self._raised(alarm.name, rows[:-1]):
                     run.warn(str(alarm), step=step)
 
@@ -72,33 +87,35 @@ class Watch:
         found = (alarms(part, kl_alarm=self.limits.kl_alarm) for part in parts)
         return any(alarm.name == name for some in found for alarm in some)
 
-    def measure(self, roles: Roles, *, step: int) -> Evaluation:
-        """Return what fresh responses to the watched prompts show."""
+    def measure(self, roles: Roles, *, step: int) -> dict[str, float | None]:
+        """Return what fresh responses to the watched prompts show; None was not measured."""
         seeds = [seed_of(self.seed, "watch", step, place) for place in range(len(self.prompts))]
         drawn = self.source.draw([row.ids for row in self.prompts], seeds)
         texts = [self.chat.decode(rollout.response_ids)[0] for rollout in drawn]
         asked = [row.prompt for row in self.prompts]
-        answers = [(prompt, (text,)) for prompt, text in zip(asked, texts, strict=True)]
         scores = scored_by(self.scorer, asked, texts)
-        gold = [
-            g for g in (scored_by(self.audit, asked, texts) if self.audit else []) if g is not None
+        gold, gold_se = mean_and_error(scored_by(self.audit, asked, texts) if self.audit else [])
+        answers = [
+            (prompt, (text,))
+            for prompt, text, score in zip(asked, texts, scores, strict=True)
+            if score is not None
         ]
         lengths = [len(rollout.response_ids) for rollout in drawn]
         rows = [[sequence_of(rollout)] for rollout in drawn]
         known = [
             (score, size) for score, size in zip(scores, lengths, strict=True) if score is not None
         ]
-        return Evaluation(
-            step=step,
-            proxy=fmean(score for score, _ in known) if known else 0.0,
-            kl=sampled_kl(roles, rows),
-            length_tokens=fmean(lengths),
-            repetition=fmean(repetition(rollout.response_ids) for rollout in drawn),
-            gold=fmean(gold) if gold else None,
-            gold_se=stdev(gold) / len(gold) ** 0.5 if len(gold) > 1 else (0.0 if gold else None),
-            ensemble_spread=spread_of(self.scorer, answers),
-            length_correlation=correlation(known),
-        )
+        return {
+            "step": step,
+            "proxy": fmean(score for score, _ in known) if known else None,
+            "kl": sampled_kl(roles, rows, token_limit=self.token_limit),
+            "length_tokens": fmean(lengths),
+            "repetition": fmean(repetition(rollout.response_ids) for rollout in drawn),
+            "gold": gold,
+            "gold_se": gold_se,
+            "ensemble_spread": spread_of(self.scorer, answers),
+            "length_correlation": correlation(known),
+        }
 
     def _may_go_back(self) -> bool:
         stops = self.audit is not None and self.settings.stop_on_alarm
@@ -126,7 +143,7 @@ class Watch:
         """Take back the weights of the best look, when the run was ended early."""
         if not run.stop_reason:
             return
-        found = self.going_back(looks(run))
+        found = self.going_back(looks(run.folder))
         file = run.folder / "best" / _file(found.step) if found else None
         if found is None or file is None or not file.exists():
             run.warn("ended early, with no earlier look to go back to: the last weights are kept")
@@ -146,9 +163,20 @@ def _file(step: int) -> str:
     return f"step-{step:08d}.safetensors"
 
 
-def looks(run: Run) -> list[Evaluation]:
-    """Return what all looks so far have found."""
-    return [look(row) for row in read_rows(run.folder / "probes.jsonl")]
+def said_as(alarm: str) -> str:
+    """Return the name under which an alarm of a look is said; checks of metrics have their own."""
+    return f"look: {alarm}"
+
+
+def looked(run: Run, step: int) -> bool:
+    """Return whether there has been a look at this step."""
+    return any(row["step"] == step for row in read_rows(run.folder / "probes.jsonl"))
+
+
+def looks(run: Path) -> list[Evaluation]:
+    """Return what all looks of a run's folder have found; one without any score found nothing."""
+    rows = read_rows(run / "probes.jsonl")
+    return [look(row) for row in rows if "proxy" in row]
 
 
 def look(row: Mapping[str, Any]) -> Evaluation:
@@ -158,18 +186,28 @@ def look(row: Mapping[str, Any]) -> Evaluation:
 
 
 @torch.no_grad()
-def sampled_kl(roles: Roles, rows: Sequence[Sequence[Any]]) -> float:
+def sampled_kl(roles: Roles, rows: Sequence[Sequence[Any]], *, token_limit: int) -> float:
     """Return the mean over responses of log policy - log reference, nats a response (k1)."""
     gaps: list[float] = []
-    for part in chunks(rows, TOGETHER):
-        moved = roles.logprobs(part) - roles.reference_logprobs(part)
-        gaps += moved.double().sum(-1).tolist()
+    for some in chunks(rows, TOGETHER):
+        for places in micro_batches([stream_length(row) for row in some], token_limit):
+            part = [some[place] for place in places]
+            moved = roles.logprobs(part) - roles.reference_logprobs(part)
+            gaps += moved.double().sum(-1).tolist()
     return fmean(gaps)
+
+
+def mean_and_error(scores: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Return mean and standard error of the scores there are; None for both of fewer than two."""
+    known = [score for score in scores if score is not None]
+    if len(known) < 2:
+        return None, None
+    return fmean(known), stdev(known) / len(known) ** 0.5
 
 
 def spread_of(scorer: Scorer, answers: Sequence[Any]) -> float | None:
     """Return how far the models of an ensemble disagree about a response, on average."""
-    if not isinstance(scorer, Ensemble):
+    if not isinstance(scorer, Ensemble) or not answers:
         return None
     parts = scorer.parts(answers)
     return fmean(map(pstdev, zip(*parts, strict=True))) if len(parts) > 1 else None
