@@ -9,7 +9,6 @@ import pytest
 
 from preftune.engine.settings import EngineSettings
 from preftune.errors import SettingsError
-from preftune.training import reward
 from preftune.training.logs import read_rows
 from preftune.training.method_settings import RewardSettings
 from preftune.training.settings import RunSettings
@@ -40,12 +39,10 @@ def test_what_compiling_does_not_go_with_is_refused(other: dict[str, bool]) -> N
 
 
 def test_reward_models_refuse_to_be_compiled(world: Path, tmp_path: Path) -> None:
-    settings = RewardSettings(
-        model=str(world / "base"),
-        data=world / "pairs.jsonl",
-        held_out=world / "held_out.jsonl",
-        run=RunSettings(out=tmp_path / "out", threads=1),
-        engine=EngineSettings(compile=True),
-    )
     with pytest.raises(SettingsError, match="reward models go without"):
-        reward.train(settings)
+        RewardSettings(
+            model=str(world / "base"),
+            data=world / "pairs.jsonl",
+            run=RunSettings(out=tmp_path / "out", threads=1),
+            engine=EngineSettings(compile=True),
+        )
