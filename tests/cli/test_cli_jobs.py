@@ -172,3 +172,4 @@ def test_what_is_no_id_of_a_file_deletes_nothing_else(
 ) -> None:
     ran = run_cli("files", "delete", file_id)
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "base model" not in ran.err  # which it was before ids were one part of a path
